@@ -1,0 +1,122 @@
+"""Error rates: nominal, those of items, expected and realised."""
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.stats import truncnorm
+
+from pl2d_ppl.simulate._checks import check_choice, integers, labels, shares
+
+__all__ = ["expected_rate", "realised_error"]
+
+Mode = Literal["truncated", "nominal"]
+
+# Location, in standard deviations below 0, down to which the truncated normal's mean keeps 8 digits.
+FARTHEST = 100
+
+
+def expected_rate(rate: float, spread: float = 0.1, mode: Mode = "truncated") -> float:
+    """Compute the error rate that `instance_dependent_experts` has in the mean when asked for `rate`.
+
+    Parameters
+    ----------
+    rate : float in [0, 1]
+        Nominal error rate.
+    spread : float in [0, 1], default .1
+        Standard deviation of the rate among items, before truncation.
+    mode : {"truncated", "nominal"}, default "truncated"
+        What `rate` is: the location of the truncated normal distribution, or its mean.
+
+    Returns
+    -------
+    float
+        For ``"truncated"`` the mean of TruncatedNormal(rate, spread², [0, 1]): .05 becomes .1009 at a spread
+        of .1. For ``"nominal"`` `rate` itself.
+
+    Raises
+    ------
+    ValueError
+        If an argument is malformed, or the nominal rate cannot be reached with this spread.
+    """
+    rate, spread = check_rate(rate, spread, mode)
+    return rate if spread == 0 or mode == "nominal" else _mean(rate, spread)
+
+
+def realised_error(annotations: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """Compute each expert's share of wrong annotations.
+
+    Parameters
+    ----------
+    annotations : array of int, shape (N, M)
+        Annotations, −1 where missing.
+    y : array of int, shape (N,)
+        Truth, −1 where unknown.
+
+    Returns
+    -------
+    array of float, shape (M,)
+        Error rates, over items that the expert annotated and whose truth is known; NaN where there are none.
+
+    Raises
+    ------
+    ValueError
+        If shapes or types are wrong.
+    """
+    annotations = labels("annotations", annotations)
+    y = integers("y", y, 1)
+    if len(y) != len(annotations):
+        raise ValueError(f"`y` must have shape ({len(annotations)},), as `annotations`, found {y.shape}; match them.")
+    judged = (annotations >= 0) & (y >= 0)[:, None]
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
+        return (judged & (annotations != y[:, None])).sum(0) / judged.sum(0)
+
+
+def check_rate(rate: ArrayLike, spread: ArrayLike, mode: Mode) -> tuple[float, float]:
+    """Return one rate and its spread, checked, as floats."""
+    check_choice("mode", mode, get_args(Mode))
+    numbers = []
+    for name, value in (("rate", rate), ("spread", spread)):
+        share = shares(name, value)
+        if share.ndim:
+            raise ValueError(f"`{name}` must be one number, found shape {share.shape}; call once for each.")
+        numbers.append(float(share))
+    rate, spread = numbers
+    if mode == "nominal" and not is_constant(rate, spread, mode):
+        least = _mean(-FARTHEST * spread, spread)
+        if min(rate, 1 - rate) < least:
+            raise ValueError(
+                f"A nominal rate must lie in [{least:.4g}, 1 − {least:.4g}] with a spread of {spread:g}, or be 0 or 1, "
+                f"found {rate:g}; lower `spread`, at 0 every rate can be had."
+            )
+    return rate, spread
+
+
+def is_constant(rate: float, spread: float, mode: Mode) -> bool:
+    """Tell whether all items have the same rate: without spread, or with a mean at an end of [0, 1]."""
+    return spread == 0 or (mode == "nominal" and rate in (0, 1))
+
+
+def item_rates(quantiles: NDArray, rate: float, spread: float, mode: Mode) -> NDArray[np.float64]:
+    """Return the rates of items, (N,), whose quantiles (N,) in [0, 1) are given; all arguments are checked."""
+    if is_constant(rate, spread, mode):
+        return np.full(quantiles.shape, rate)
+    center = location(rate, spread, mode)
+    with np.errstate(over="ignore"):
+        return truncnorm.ppf(quantiles, -center / spread, (1 - center) / spread, center, spread)
+
+
+def location(rate: float, spread: float, mode: Mode) -> float:
+    """Return the location of the truncated normal distribution; a nominal rate must be one in reach."""
+    if mode == "truncated":
+        return rate
+    if rate > 0.5:  # by symmetry, since digits are kept near 0 rather than near 1
+        return 1 - location(1 - rate, spread, mode)
+    # The mean increases with the location, and exceeds 1/2 at 1.
+    return brentq(lambda center: _mean(center, spread) - rate, -FARTHEST * spread, 1.0, xtol=1e-14)
+
+
+def _mean(center: float, spread: float) -> float:
+    with np.errstate(all="ignore"):  # scipy computes the higher moments as well, which overflow
+        return float(truncnorm.mean(-center / spread, (1 - center) / spread, center, spread))
