@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -140,6 +140,7 @@ def load(
     guide: Callable,
     optimizer: optax.GradientTransformation,
     *,
+    arguments: Mapping[str, Any] | None = None,
     max_plate_nesting: int = 2,
 ) -> FitResult:
     """Read a fit from a folder.
@@ -150,6 +151,8 @@ def load(
         Folder that :func:`save` wrote.
     model, guide, optimizer : callable, callable, optax.GradientTransformation
         What was fitted: programs are code, and are not written to disk.
+    arguments : mapping of str to array, optional
+        As for the fit.
     max_plate_nesting : int
         Number of batch dimensions that plates may use.
 
@@ -166,7 +169,7 @@ def load(
     path = Path(path)
     notes, history = _read_notes(path)
     example = {n: jax.ShapeDtypeStruct(tuple(shape), dtype) for n, (shape, dtype) in notes["example"].items()}
-    programs, leaves = compile_programs(model, guide, optimizer, notes["batched"], max_plate_nesting)
+    programs, leaves = compile_programs(model, guide, optimizer, notes["batched"], max_plate_nesting, arguments)
     keys = jax.random.split(jax.random.key(0), notes["runs"][0]) if notes["batched"] else jax.random.key(0)
     zeros = {n: jnp.zeros(s.shape, s.dtype) for n, s in example.items()}
     programs.probe(leaves, keys, zeros)

@@ -89,7 +89,7 @@ class _Inference:
         sums: Any = None
         for i, group in enumerate(keys):
             values = {name: a[i] for name, a in weights.items()}
-            outputs = self._by_chunks(params, values, data, batch_size)
+            outputs = self._by_chunks(leaves, params, values, data, batch_size)
             if i == 0:
                 check_labels(data, {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in outputs.items()})
             drawn, local, rest, facts = self.items(left_out, leaves, params, values, outputs, data, group)
@@ -102,10 +102,14 @@ class _Inference:
         evidence = {n: jnp.stack([e[n] for e in likelihood]) for n in likelihood[0]}
         return Found(stacked, probs, shown, bounded, evidence, weights, dict(facts.sites), facts.left_out)
 
-    def _by_chunks(self, params: dict, values: dict, data: dict[str, Array], batch_size: int) -> dict[str, Array]:
+    def _by_chunks(
+        self, leaves: tuple, params: dict, values: dict, data: dict[str, Array], batch_size: int
+    ) -> dict[str, Array]:
         num_items = len(next(iter(data.values())))
         starts = range(0, num_items, batch_size)
-        chunks = [self.outputs(params, values, {n: a[i : i + batch_size] for n, a in data.items()}) for i in starts]
+        chunks = [
+            self.outputs(leaves, params, values, {n: a[i : i + batch_size] for n, a in data.items()}) for i in starts
+        ]
         return {n: jnp.concatenate([c[n] for c in chunks]) for n in chunks[0]}
 
     def _weights(self, leaves: tuple, params: dict, data: dict, keys: Array) -> dict[str, Array]:
@@ -114,7 +118,8 @@ class _Inference:
 
         def draw(key: Array) -> dict[str, Array]:
             with evaluation():
-                tr = plain_trace(seed(substitute(guide, data=params), key)).get_trace(**data)
+                seeded = seed(substitute(guide, data=params), key)
+                tr = plain_trace(seeded).get_trace(**self.programs.call(leaves, data))
             return {name: site["value"] for name, site in tr.items() if _is_continuous(site)}
 
         return jax.lax.map(draw, keys)
@@ -123,10 +128,10 @@ class _Inference:
         # The key builds networks whose weights are then replaced.
         return freeze(seed(substitute(self.model, data=given), jax.random.key(0)), (), data, None, self.nesting)
 
-    def _outputs(self, params: dict, values: dict, data: dict) -> dict[str, Array]:
+    def _outputs(self, leaves: tuple, params: dict, values: dict, data: dict) -> dict[str, Array]:
         """Logits of the trained networks."""
         with evaluation(), plain_trace() as tr:
-            self._frozen({**params, **values}, data)
+            self._frozen({**params, **values}, self.programs.call(leaves, data))
         return {n: s["value"] for n, s in tr.items() if s["type"] == "deterministic" and n.endswith("_logits")}
 
     def _items(
@@ -138,6 +143,7 @@ class _Inference:
         them since their outputs are given, so that they are not evaluated.
         """
         given = {**params, **values, **outputs}
+        data = self.programs.call(leaves, data)
         program_guide, bounds = _over_all(self.programs.guide(leaves))
         with evaluation(), numpyro.validation_enabled(False):
             with enumeration(self.nesting):

@@ -25,19 +25,20 @@ def compile_programs(
     optimizer: optax.GradientTransformation,
     batched: bool,
     max_plate_nesting: int,
+    arguments: Mapping[str, Any] | None = None,
 ) -> tuple["Programs", tuple[Array, ...]]:
-    """Compiled programs, and the traced leaves of the guide, such as the bounds of a workload.
+    """Compiled programs, and their traced leaves: the guide's, such as the bounds of a workload, and arguments.
 
     Programs are kept: the same model, guide and optimizer, with other bounds, are not compiled again.
     """
     if jax.tree_util.all_leaves([guide]):
         guide = jax.tree_util.Partial(guide)
-    leaves, structure = jax.tree.flatten(guide)
+    leaves, structure = jax.tree.flatten((guide, {n: jnp.asarray(a) for n, a in (arguments or {}).items()}))
     has_runs = tuple(jnp.ndim(leaf) > 1 for leaf in leaves)
     if any(has_runs) and not batched:
         raise ValueError(
-            "Expected bounds of shape (K,) with a single key, found bounds with an axis of runs. Pass as many keys: "
-            "jax.random.split(rng_key, runs)."
+            "Expected bounds and arguments of shape (K,) with a single key, found some with an axis of runs. Pass as "
+            "many keys: jax.random.split(rng_key, runs)."
         )
     return _cached(model, structure, has_runs, optimizer, batched, max_plate_nesting), tuple(leaves)
 
@@ -54,8 +55,8 @@ class Programs:
     ----------
     model : callable
         The model.
-    guide_structure : PyTreeDef
-        The guide without its traced leaves.
+    structure : PyTreeDef
+        The guide, and arguments of both programs besides data, without their traced leaves.
     has_runs : tuple of bool
         Which leaves have an axis of runs.
     optimizer : optax.GradientTransformation
@@ -69,15 +70,15 @@ class Programs:
     def __init__(
         self,
         model: Callable,
-        guide_structure: Any,
+        structure: Any,
         has_runs: tuple[bool, ...],
         optimizer: optax.GradientTransformation,
         batched: bool,
         max_plate_nesting: int,
     ):
         self.model, self.batched = model, batched
-        self.signature = (model, guide_structure, has_runs, optimizer, batched, max_plate_nesting)
-        self._structure, self._optimizer = guide_structure, optimizer
+        self.signature = (model, structure, has_runs, optimizer, batched, max_plate_nesting)
+        self._structure, self._optimizer = structure, optimizer
         self._elbo = EnumELBO(max_plate_nesting)
         self._constrain: Callable = dict
         self._optim: Any = None  # with _constrain set by the first trace of _init
@@ -106,13 +107,17 @@ class Programs:
 
     def guide(self, leaves: tuple[Array, ...]) -> Callable:
         """Put the guide together."""
-        return jax.tree.unflatten(self._structure, leaves)
+        return jax.tree.unflatten(self._structure, leaves)[0]
+
+    def call(self, leaves: tuple[Array, ...], batch: Batch) -> dict[str, Array]:
+        """Put the arguments of both programs together."""
+        return {**batch, **jax.tree.unflatten(self._structure, leaves)[1]}
 
     def single(self, leaves: tuple[Array, ...], index: int) -> tuple["Programs", tuple[Array, ...]]:
         """Return the programs of one run of a batch."""
         leaves = tuple(leaf[index] if leaf.ndim > 1 else leaf for leaf in leaves)
         programs, leaves = compile_programs(
-            self.model, self.guide(leaves), self._optimizer, False, self.max_plate_nesting
+            self.model, self.guide(leaves), self._optimizer, False, self.max_plate_nesting, self.call(leaves, {})
         )
         programs._constrain, programs._optim = self._constrain, self._optim
         programs.num_items = self.num_items
@@ -128,7 +133,9 @@ class Programs:
 
         runs = {leaf.shape[0] for leaf in leaves if leaf.ndim > 1}
         if self.batched and runs and runs != {len(keys)}:
-            raise ValueError(f"Expected bounds of {len(keys)} runs, one for each key, found {sorted(runs)}.")
+            raise ValueError(
+                f"Expected bounds and arguments of {len(keys)} runs, one for each key, found {sorted(runs)}."
+            )
         try:
             return jax.eval_shape(sites, leaves, keys)
         except TypeError as error:  # what jax and flax raise of shapes
@@ -140,7 +147,7 @@ class Programs:
 
     def _init(self, leaves: tuple[Array, ...], key: Array, batch: Batch) -> SVIState:
         svi = SVI(self.model, self.guide(leaves), self._optimizer, self._elbo)
-        state = svi.init(key, **batch)
+        state = svi.init(key, **self.call(leaves, batch))
         self._constrain, self._optim = svi.constrain_fn, svi.optim
         return state
 
@@ -152,7 +159,9 @@ class Programs:
         self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch
     ) -> tuple[dict[str, Array], tuple[dict, dict]]:
         """Network outputs of the trained programs, and the traces of model and guide."""
-        _, traces = self._elbo.site_terms(key, self._params(state), self.model, self.guide(leaves), **batch)
+        _, traces = self._elbo.site_terms(
+            key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
+        )
         model_trace = traces[0]
         self.num_items = _weight(model_trace, batch)
         return {n: s["value"] for n, s in model_trace.items() if s["type"] == "deterministic"}, traces
@@ -160,11 +169,11 @@ class Programs:
     def _update(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> tuple[SVIState, tuple]:
         """One step: the loss is the negative ELBO an item."""
         key, step_key = jax.random.split(state.rng_key)
-        guide = self.guide(leaves)
+        guide, arguments = self.guide(leaves), self.call(leaves, batch)
 
         def loss(unconstrained: Any) -> tuple[Array, tuple]:
             params = {**self._constrain(unconstrained), **(state.mutable_state or {})}
-            result = self._elbo.loss_with_mutable_state(step_key, params, self.model, guide, **batch)
+            result = self._elbo.loss_with_mutable_state(step_key, params, self.model, guide, **arguments)
             return result["loss"] / self.num_items, (result["mutable_state"], result["diagnostics"])
 
         (value, (mutable, diagnostics)), optim_state = self._optim.eval_and_update(loss, state.optim_state)
@@ -195,13 +204,17 @@ class Programs:
     def _evaluate(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> Array:
         """Loss of a batch, an item's, its networks in evaluation mode; no state changes."""
         with evaluation():
-            terms, traces = self._elbo.site_terms(key, self._params(state), self.model, self.guide(leaves), **batch)
+            terms, traces = self._elbo.site_terms(
+                key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
+            )
         return -sum(terms.values(), start=jnp.zeros(())) / _weight(traces[0], batch)
 
     def _diagnose(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> dict[str, Array]:
         """Contributions to the ELBO by site, at the step that follows a state."""
         _, key = jax.random.split(state.rng_key)
-        return self._elbo.site_terms(key, self._params(state), self.model, self.guide(leaves), **batch)[0]
+        return self._elbo.site_terms(
+            key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
+        )[0]
 
     def _outputs(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> dict[str, Array]:
         """Network outputs, the networks in evaluation mode."""

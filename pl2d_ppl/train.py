@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from pl2d_ppl.programs import Programs, compile_programs
 from pl2d_ppl.result import FitResult
-from pl2d_ppl.validation import check_data, check_keys, check_labels
+from pl2d_ppl.validation import check_arguments, check_data, check_keys, check_labels
 
 __all__ = ["NonFiniteLossError", "fit"]
 
@@ -54,6 +54,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
+    arguments: Mapping[str, Any] | None = None,
     validation: Mapping[str, Any] | None = None,
     patience: int | None = None,
     resume: FitResult | None = None,
@@ -77,6 +78,9 @@ def fit(
         Passes over the data. Every epoch shuffles anew, and leaves out what does not fill a batch.
     batch_size : int
         Items a step.
+    arguments : mapping of str to array, shape (K,) or (R, K), optional
+        What both programs take besides, the same for every item, such as ``alpha`` of ``annotator_lda``. It is
+        traced: another value is not another compilation, and every run of a batch may have its own.
     validation : mapping, optional
         Held-out data of the same form. Its loss is recorded after every epoch, with networks in evaluation mode,
         and predictions come from the epoch at which it was lowest.
@@ -110,10 +114,12 @@ def fit(
         raise ValueError("Expected validation data to stop early by, found patience without. Pass validation=...")
     if epochs < 1:
         raise ValueError(f"Expected at least one epoch, found epochs={epochs}.")
-    programs, leaves = compile_programs(model, guide, optimizer, rng_key.ndim == 1, max_plate_nesting)
+    check_arguments(arguments or {}, data)
+    programs, leaves = compile_programs(model, guide, optimizer, rng_key.ndim == 1, max_plate_nesting, arguments)
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
     first = {name: a[:batch_size] for name, a in arrays.items()}
-    _set_up_autoguides(guide, rng_key if rng_key.ndim == 0 else rng_key[0], first)
+    one_run = {n: np.asarray(a)[0] if np.ndim(a) > 1 else a for n, a in (arguments or {}).items()}
+    _set_up_autoguides(guide, rng_key if rng_key.ndim == 0 else rng_key[0], {**first, **one_run})
     sites = programs.probe(leaves, rng_key, first)
     check_labels(data, sites, "data")
     check_labels(validation or {}, sites, "validation")

@@ -6,9 +6,17 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["check_data", "check_keys", "check_labels"]
+__all__ = [
+    "check_arguments",
+    "check_concentration",
+    "check_data",
+    "check_deferral",
+    "check_keys",
+    "check_labels",
+    "check_votes",
+]
 
-LABELS = ("y", "annotations")
+LABELS = ("y", "annotations", "votes")
 
 
 def check_keys(rng_key: Any) -> None:
@@ -69,6 +77,26 @@ def check_data(data: Mapping[str, Any], batch_size: int, name: str, like: Mappin
     return num_items
 
 
+def check_arguments(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Check arguments that programs take besides data.
+
+    Raises
+    ------
+    ValueError
+        If one is data too, is not a vector, or one a run, or is not finite.
+    """
+    for name, value in arguments.items():
+        if name in data:
+            raise ValueError(f"Expected {name!r} as data or as an argument, found both. Pass it once.")
+        if np.ndim(value) not in (1, 2) or not np.isfinite(value).all():
+            raise ValueError(
+                f"Expected finite numbers of shape (K,), or (R, K) for R runs, in arguments[{name!r}], found "
+                f"{'NaN or infinity' if np.ndim(value) in (1, 2) else f'shape {np.shape(value)}'}."
+            )
+        if name == "alpha":
+            check_concentration(np.ravel(value), np.size(value))
+
+
 def _check_like(data: Mapping[str, Any], name: str, like: Mapping[str, Any]) -> None:
     if set(like) != set(data):
         raise ValueError(f"Expected {name} with the entries of data, {sorted(like)}, found {sorted(data)}.")
@@ -87,6 +115,8 @@ def _check_array(label: str, key: str, array: np.ndarray) -> None:
             f"Expected finite values in {label}, found NaN or infinity in {rows.size} rows, the first {rows[0]}. "
             "Impute or leave them out."
         )
+    if key == "counts":
+        _check_counts(label, array)
     if key not in LABELS:
         return
     if not np.issubdtype(array.dtype, np.integer):
@@ -95,25 +125,78 @@ def _check_array(label: str, key: str, array: np.ndarray) -> None:
         raise ValueError(f"Expected labels from -1 (missing) up in {label}, found {array.min()}.")
     if key == "y" and (array < 0).all():
         raise ValueError(f"Expected some truth in {label}, found none: without any, nobody can be told right.")
+    if key == "votes" and (array < 0).all():
+        raise ValueError(f"Expected some votes in {label}, found only -1. Check how missing votes are coded.")
+
+
+def _check_counts(label: str, array: np.ndarray) -> None:
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"Expected integer counts in {label}, found {array.dtype}. Count votes; do not pass shares.")
+    if array.ndim != 2 or array.min() < 0:
+        found = f"shape {array.shape}" if array.ndim != 2 else f"a count of {array.min()}"
+        raise ValueError(f"Expected counts of votes, (N, C) and not negative, in {label}, found {found}.")
+    if not array.any():
+        raise ValueError(f"Expected some votes in {label}, found counts of zero only.")
 
 
 def check_labels(data: Mapping[str, Any], sites: Mapping[str, jax.ShapeDtypeStruct], name: str = "data") -> None:
-    """Check labels against the number of categories of the program's ``ai_logits``, where it has them.
+    """Check labels against the number of categories of the program's networks, where it tells it.
 
     Raises
     ------
     ValueError
         If a label is too large.
     """
-    if "ai_logits" not in sites:
+    logits = next((sites[n] for n in ("ai_logits", "cluster_logits") if n in sites), None)
+    if logits is None:
         return
-    num_categories = sites["ai_logits"].shape[-1]
+    num_categories = logits.shape[-1]
     for key in LABELS:
         if key in data and np.size(data[key]) and np.max(data[key]) >= num_categories:
             raise ValueError(
-                f"Expected labels in -1..{num_categories - 1} in {name}[{key!r}], since the classifier has "
+                f"Expected labels in -1..{num_categories - 1} in {name}[{key!r}], since the networks have "
                 f"{num_categories} outputs, found {np.max(data[key])}. Widen the networks, or mend the labels."
             )
+
+
+def check_votes(cluster_logits: Any, votes: Any, counts: Any) -> None:
+    """Check that the networks of a program of anonymous votes fit together with its votes.
+
+    Raises
+    ------
+    ValueError
+        If they do not, or if both votes and counts are given.
+    """
+    if cluster_logits.ndim != 3 or cluster_logits.shape[1] < 1:
+        raise ValueError(
+            f"Expected networks with outputs (N, K, C), for K clusters and C categories, found {cluster_logits.shape}. "
+            "Pass K networks as one: partial(Ensemble, member, K)."
+        )
+    if votes is not None and counts is not None:
+        raise ValueError("Expected votes or counts, found both, which would count every vote twice. Pass one.")
+    num_items, _, num_categories = cluster_logits.shape
+    if counts is not None and counts.shape != (num_items, num_categories):
+        raise ValueError(
+            f"Expected counts of shape {(num_items, num_categories)}, one column a category of the networks, found "
+            f"{counts.shape}."
+        )
+    if votes is not None and (votes.ndim != 2 or len(votes) != num_items):
+        raise ValueError(f"Expected votes of shape ({num_items}, L), one row an item, found {votes.shape}.")
+
+
+def check_concentration(alpha: Any, size: int) -> Any:
+    """Check the concentration of a Dirichlet, as far as it is known before compilation; return it.
+
+    Raises
+    ------
+    ValueError
+        If it is neither a number nor one a component, or not positive.
+    """
+    if np.shape(alpha) not in ((), (1,), (size,)):
+        raise ValueError(f"Expected a concentration alpha, or one for each of {size}, found shape {np.shape(alpha)}.")
+    if not isinstance(alpha, jax.core.Tracer) and not (np.all(np.isfinite(alpha)) and np.all(np.asarray(alpha) > 0)):
+        raise ValueError(f"Expected a positive concentration alpha, found {alpha}. Pass 50, or at least 2.")
+    return alpha
 
 
 def check_deferral(gate_logits: Any, ai_logits: Any, annotations: Any, expert_logits: Any = None) -> None:

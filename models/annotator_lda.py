@@ -1,0 +1,88 @@
+"""Annotator LDA: clusters of people from anonymous votes (paper B)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from flax import nnx
+from jax import Array
+from jax.nn import log_softmax
+from numpyro.contrib.module import nnx_module
+from numpyro.handlers import mask
+
+from pl2d_ppl.networks import instantiate
+from pl2d_ppl.validation import check_concentration, check_votes
+
+__all__ = ["annotator_lda"]
+
+
+def annotator_lda(
+    x: Array,
+    votes: Array | None = None,
+    counts: Array | None = None,
+    *,
+    clusters: nnx.Module | Callable[..., nnx.Module],
+    alpha: Any = 50.0,
+    num_items: int | None = None,
+) -> None:
+    """Generate the anonymous votes on an item: each by somebody of one of K clusters of people.
+
+    For every item i and vote l::
+
+        u_i     ~ Dirichlet(alpha)              how much of the item each cluster votes on
+        z_il    ~ Categorical(u_i)              the cluster of the vote
+        vote_il ~ Categorical(h_z(x_i))         h_k = softmax of the k-th of the networks `clusters`
+
+    With ``counts`` an item's votes are told by how many each category got. Votes for one category are alike, so
+    that their clusters are summed out where they stand: counts_i ~ Multinomial(sum_k u_ik h_k(x_i)). The mean-field
+    guide is the same, at a cost of categories times K instead of votes times K.
+
+    The clusters are weakly identified. Under a large alpha the votes of an item depend on the mean of all h_k alone;
+    under a small one a cluster is a way to explain why votes on an item agree, which they do since they are about
+    the same truth. Compare several seeds before you trust a cluster; where the number of people is known, use
+    :func:`~pl2d_ppl.models.annotator_urn.annotator_urn`, whose clusters are identified.
+
+    Sites: plates ``item`` (dim -2) and ``vote`` (dim -1); latent ``u``, and with votes ``z``; ``alpha`` where it has
+    a prior; observed ``votes`` or ``counts``; deterministic ``cluster_logits`` (N, K, C), normalised.
+
+    Parameters
+    ----------
+    x : array, shape (N, ...)
+        Inputs.
+    votes : array of int, shape (N, L), optional
+        Anonymous votes, -1 where an item has fewer than L.
+    counts : array of int, shape (N, C), optional
+        Number of votes for each category, in place of ``votes``.
+    clusters : nnx.Module or callable
+        K networks as one, from x to logits of shape (N, K, C), such as ``partial(Ensemble, member, K)``.
+    alpha : float, array of shape (K,), or Distribution
+        Concentration, at best 2 or more; or its prior, such as ``dist.Gamma(2.0, 0.1).expand([K]).to_event(1)``,
+        whose guide is then passed as ``continuous`` to ``mean_field``.
+    num_items : int, optional
+        Size of the whole data set when x is a mini-batch of it: weighs the items against a prior of alpha.
+
+    References
+    ----------
+    Learning to Defer on Anonymously-Annotated Data, equations B.1 to B.29.
+    """
+    log_h = log_softmax(nnx_module("clusters", instantiate(clusters))(x))
+    check_votes(log_h, votes, counts)
+    cluster_logits = numpyro.deterministic("cluster_logits", log_h)
+    num_batch, num_clusters, _ = cluster_logits.shape
+    if isinstance(alpha, dist.Distribution):
+        alpha = numpyro.sample("alpha", alpha)
+    alpha = jnp.broadcast_to(check_concentration(alpha, num_clusters), (num_clusters,))
+
+    with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
+        u = numpyro.sample("u", dist.Dirichlet(alpha))
+        if counts is not None:
+            mixture = jnp.einsum("nlk,nkc->nlc", u, jnp.exp(cluster_logits))
+            total = counts.sum(-1)[:, None]
+            numpyro.sample("counts", dist.Multinomial(total, mixture), obs=counts[:, None])
+        elif votes is not None:
+            with numpyro.plate("vote", votes.shape[1], dim=-1), mask(mask=votes >= 0):
+                z = numpyro.sample("z", dist.Categorical(probs=u), infer={"enumerate": "parallel"})
+                by_cluster = cluster_logits[jnp.arange(num_batch)[:, None], z]
+                numpyro.sample("votes", dist.Categorical(logits=by_cluster), obs=jnp.maximum(votes, 0))

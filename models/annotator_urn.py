@@ -1,0 +1,115 @@
+"""Annotator urn: clusters of people from anonymous votes, of which everybody casts one at most."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from flax import nnx
+from jax import Array
+from jax.nn import log_sigmoid, log_softmax, one_hot
+from numpyro.contrib.module import nnx_module
+
+from pl2d_ppl.networks import instantiate
+from pl2d_ppl.staff import StaffVotes, right_votes
+from pl2d_ppl.validation import check_votes
+
+__all__ = ["annotator_urn", "cluster_probs"]
+
+
+def cluster_probs(truth_probs: Array, skill: Array, errors: Array) -> Array:
+    """Probability that somebody of a cluster says a category, the truth being uncertain.
+
+    Parameters
+    ----------
+    truth_probs : Array, shape (N, C)
+        Probabilities of the truth: of the network, or a posterior given anonymous votes.
+    skill : Array, shape (K, C)
+        Logit of the probability of being right, by cluster and true category.
+    errors : Array, shape (C, C)
+        Logits of what a wrong vote says, by true category.
+
+    Returns
+    -------
+    Array, shape (N, K, C)
+        The probabilities.
+    """
+    right = truth_probs[:, None] * jax.nn.sigmoid(skill)
+    return right + jnp.einsum("nky,yc->nkc", truth_probs[:, None] - right, jnp.exp(_log_errors(errors)))
+
+
+def _log_errors(errors: Array) -> Array:
+    return log_softmax(jnp.where(jnp.eye(len(errors), dtype=bool), -1e30, errors))
+
+
+def annotator_urn(
+    x: Array,
+    votes: Array | None = None,
+    counts: Array | None = None,
+    *,
+    truth: nnx.Module | Callable[..., nnx.Module],
+    sizes: Sequence[int],
+    num_items: int | None = None,
+) -> None:
+    """Generate the anonymous votes on an item: by a staff of which everybody votes at most once.
+
+    ::
+
+        skill_mean_k ~ Normal(between 2.5 and 0.5, 1)      of cluster k, in logits
+        skill_kc     ~ Normal(skill_mean_k, 0.3)           on items of category c
+        errors_cd    ~ Normal(0, 1)                        logit that a wrong vote on c says d
+
+    and for every item i::
+
+        y_i      ~ Categorical(truth(x_i))                 the truth, which nobody sees
+        counts_i: of the M people some L_i, anybody, vote; one of cluster k says y_i with probability
+                 sigmoid(skill_k,y), else something else, by errors_y
+
+    What is different from :func:`~pl2d_ppl.models.annotator_lda.annotator_lda`, and why: (1) votes agree because
+    they are about the same truth, which is latent here, so that no cluster is spent on it. (2) Nobody votes twice.
+    The number of right votes then varies less, the more people differ: that identifies the clusters' skills. It is
+    LDA with alpha_k = -sizes_k, where the Polya urn of the Dirichlet has turned into an urn without replacement.
+    What one cluster is good at on one category and on another are linked by the prior alone.
+
+    Sites: plates ``cluster`` (dim -2), ``category`` (dim -1), ``item`` (dim -2); latent ``skill_mean``, ``skill``,
+    ``errors`` (guide: ``AutoDelta``) and ``y``; observed ``counts``; deterministic ``truth_logits`` (N, C),
+    ``cluster_logits`` (N, K, C), normalised.
+
+    Parameters
+    ----------
+    x : array, shape (N, ...)
+        Inputs.
+    votes : array of int, shape (N, L), optional
+        Anonymous votes, -1 where an item has fewer than L.
+    counts : array of int, shape (N, C), optional
+        Number of votes for each category, in place of ``votes``.
+    truth : nnx.Module or callable
+        Network from x to logits of shape (N, C); see :func:`~pl2d_ppl.networks.instantiate`.
+    sizes : sequence of int, length K
+        Number of people in each cluster, the most skilled first.
+    num_items : int, optional
+        Size of the whole data set when x is a mini-batch of it: weighs the items against the priors.
+    """
+    truth_logits = numpyro.deterministic("truth_logits", nnx_module("truth", instantiate(truth))(x))
+    num_batch, num_categories = truth_logits.shape
+    num_clusters = len(sizes)
+    with numpyro.plate("cluster", num_clusters, dim=-2):
+        typical = jnp.linspace(2.5, 0.5, num_clusters)[:, None]
+        skill_mean = numpyro.sample("skill_mean", dist.Normal(typical, 1.0))
+        with numpyro.plate("category", num_categories, dim=-1):
+            skill = numpyro.sample("skill", dist.Normal(skill_mean, 0.3))
+    with numpyro.plate("true_category", num_categories, dim=-2), numpyro.plate("category_said", num_categories, dim=-1):
+        errors = numpyro.sample("errors", dist.Normal(0.0, 1.0))
+    probs = cluster_probs(jax.nn.softmax(truth_logits), skill, errors)
+    cluster_logits = numpyro.deterministic("cluster_logits", jnp.log(jnp.maximum(probs, 1e-30)))
+    check_votes(cluster_logits, votes, counts)
+    if votes is not None:
+        counts = one_hot(votes, num_categories, dtype=jnp.int32).sum(1)
+    log_right = right_votes(log_sigmoid(skill), log_sigmoid(-skill), sizes)
+
+    with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
+        y = numpyro.sample("y", dist.Categorical(logits=truth_logits[:, None]), infer={"enumerate": "parallel"})
+        if counts is not None:
+            said = StaffVotes(y, log_right[y], _log_errors(errors)[y], counts.sum(-1)[:, None])
+            numpyro.sample("counts", said, obs=counts[:, None])
