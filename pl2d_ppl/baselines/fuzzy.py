@@ -1,0 +1,105 @@
+"""Fuzzy C-means: soft clusters of people from their representations."""
+
+import logging
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+from pl2d_ppl.validation import check_keys
+
+__all__ = ["fuzzy_partition"]
+
+logger = logging.getLogger("pl2d_ppl")
+
+TOLERANCE, MAX_SWEEPS = 1e-9, 2000  # of the memberships' change in a sweep, in Frobenius norm
+
+
+def fuzzy_partition(
+    rng_key: Array, representations: ArrayLike, num_clusters: int, *, fuzziness: float = 2.0, starts: int = 20
+) -> NDArray[np.float64]:
+    r"""Cluster people by fuzzy C-means.
+
+    Alternates between memberships and centres, with :math:`d_{km} = \|x_m - v_k\|` and the fuzziness f:
+
+    .. math::
+
+        u_{km} = 1 \Big/ \sum_j (d_{km} / d_{jm})^{2 / (f - 1)}, \qquad
+        v_k = \sum_m u_{km}^f x_m \Big/ \sum_m u_{km}^f
+
+    which descends on :math:`\sum_{km} u_{km}^f d_{km}^2`. Of several random starts, each with people drawn as
+    centres, the one that ends lowest is kept.
+
+    Parameters
+    ----------
+    rng_key : Array
+        A typed key, for the starts.
+    representations : array of float, shape (M, R)
+        One row a person. Distances are Euclidean: standardise columns that are measured on different scales.
+    num_clusters : int
+        Number of clusters K, at most M.
+    fuzziness : float
+        Exponent f > 1; memberships are hard as it goes to 1, and uniform as it grows.
+    starts : int
+        Number of random starts.
+
+    Returns
+    -------
+    array of float, shape (K, M)
+        Memberships; columns sum to one. The order of the clusters has no meaning.
+
+    Raises
+    ------
+    ValueError
+        If an argument is malformed.
+
+    References
+    ----------
+    Bezdek, Ehrlich and Full, "FCM: The fuzzy c-means clustering algorithm", Computers & Geosciences 10, 1984.
+    """
+    x = _check(rng_key, representations, num_clusters, fuzziness, starts)
+    from skfuzzy.cluster import cmeans  # here, since importing it takes as long as much of this package
+
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
+    lowest, best, sweeps = np.inf, np.empty(0), 0
+    for _ in range(starts):
+        centres = x[rng.choice(len(x), num_clusters, replace=False)]
+        init = _memberships(x, centres, fuzziness)
+        _, u, _, distances, _, number, _ = cmeans(x.T, num_clusters, fuzziness, TOLERANCE, MAX_SWEEPS, init=init)
+        objective = (u**fuzziness * distances**2).sum()
+        if objective < lowest:
+            lowest, best, sweeps = objective, u, number
+    if sweeps == MAX_SWEEPS:
+        logger.warning("Fuzzy C-means still moved after %d sweeps; the partition may be rough.", sweeps)
+    return best
+
+
+def _memberships(x: NDArray, centres: NDArray, fuzziness: float) -> NDArray:
+    """Memberships that suit given centres; a person at a centre belongs there."""
+    distances = np.linalg.norm(centres[:, None] - x, axis=-1)
+    distances = np.maximum(distances, np.finfo(float).eps)
+    # Relative to the nearest centre, as powers of small distances overflow.
+    u = (distances / distances.min(0)) ** (-2 / (fuzziness - 1))
+    return u / u.sum(0)
+
+
+def _check(
+    rng_key: Array, representations: ArrayLike, num_clusters: int, fuzziness: float, starts: int
+) -> NDArray[np.float64]:
+    check_keys(rng_key)
+    if rng_key.ndim:
+        raise ValueError(f"Expected one key, found {len(rng_key)}. Call once a key.")
+    x = np.asarray(representations, float)
+    if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all():
+        found = f"shape {x.shape}" if x.ndim != 2 or x.size == 0 else "NaN or infinity"
+        raise ValueError(f"Expected finite representations of shape (M, R), one row a person, found {found}.")
+    if not 1 <= num_clusters <= len(x):
+        raise ValueError(
+            f"Expected num_clusters in 1..{len(x)}, the number of people, found {num_clusters}. Ask for fewer clusters."
+        )
+    if not (np.isfinite(fuzziness) and fuzziness > 1):
+        raise ValueError(f"Expected fuzziness above 1, found {fuzziness}. Pass 2, or use k-means for hard clusters.")
+    if starts < 1:
+        raise ValueError(f"Expected at least one start, found starts={starts}.")
+    return x
