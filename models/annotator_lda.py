@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -25,6 +26,7 @@ def annotator_lda(
     *,
     clusters: nnx.Module | Callable[..., nnx.Module],
     alpha: Any = 50.0,
+    max_votes: int | None = None,
     num_items: int | None = None,
 ) -> None:
     """Generate the anonymous votes on an item: each by somebody of one of K clusters of people.
@@ -37,7 +39,7 @@ def annotator_lda(
 
     With ``counts`` an item's votes are told by how many each category got. Votes for one category are alike, so
     that their clusters are summed out where they stand: counts_i ~ Multinomial(sum_k u_ik h_k(x_i)). The mean-field
-    guide is the same, at a cost of categories times K instead of votes times K.
+    guide is the same, at a cost of distinct categories times K an item instead of votes times K.
 
     The clusters are weakly identified. Under a large alpha the votes of an item depend on the mean of all h_k alone;
     under a small one a cluster is a way to explain why votes on an item agree, which they do since they are about
@@ -45,7 +47,8 @@ def annotator_lda(
     :func:`~pl2d_ppl.models.annotator_urn.annotator_urn`, whose clusters are identified.
 
     Sites: plates ``item`` (dim -2) and ``vote`` (dim -1); latent ``u``, and with votes ``z``; ``alpha`` where it has
-    a prior; observed ``votes`` or ``counts``; deterministic ``cluster_logits`` (N, K, C), normalised.
+    a prior; observed ``votes`` or ``counts``; deterministic ``cluster_logits`` (N, K, C), normalised,
+    and ``vote_probs``, h of the categories that were voted for.
 
     Parameters
     ----------
@@ -60,6 +63,8 @@ def annotator_lda(
     alpha : float, array of shape (K,), or Distribution
         Concentration, at best 2 or more; or its prior, such as ``dist.Gamma(2.0, 0.1).expand([K]).to_event(1)``,
         whose guide is then passed as ``continuous`` to ``mean_field``.
+    max_votes : int, optional
+        Of counts, the largest number of votes on an item where it is less than C: no more categories are distinct.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against a prior of alpha.
 
@@ -75,14 +80,22 @@ def annotator_lda(
         alpha = numpyro.sample("alpha", alpha)
     alpha = jnp.broadcast_to(check_concentration(alpha, num_clusters), (num_clusters,))
 
+    if counts is not None:
+        times, listed = jax.lax.top_k(counts, min(max_votes or counts.shape[1], counts.shape[1]))
+    elif votes is not None:
+        listed = jnp.maximum(votes, 0)
+    if votes is not None or counts is not None:  # a site of its own, so that it is computed once and not every sweep
+        h = numpyro.deterministic("vote_probs", jnp.exp(jnp.take_along_axis(cluster_logits, listed[:, None], axis=-1)))
+
     with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
         u = numpyro.sample("u", dist.Dirichlet(alpha))
         if counts is not None:
-            mixture = jnp.einsum("nlk,nkc->nlc", u, jnp.exp(cluster_logits))
-            total = counts.sum(-1)[:, None]
-            numpyro.sample("counts", dist.Multinomial(total, mixture), obs=counts[:, None])
+            mixture = jnp.einsum("nok,nkd->nod", u, h)
+            mixture = jnp.concatenate([mixture, jnp.maximum(1.0 - mixture.sum(-1, keepdims=True), 1e-30)], axis=-1)
+            times = jnp.pad(times, ((0, 0), (0, 1)))[:, None]  # nobody voted for any other category
+            numpyro.sample("counts", dist.Multinomial(times.sum(-1), mixture), obs=times)
         elif votes is not None:
             with numpyro.plate("vote", votes.shape[1], dim=-1), mask(mask=votes >= 0):
                 z = numpyro.sample("z", dist.Categorical(probs=u), infer={"enumerate": "parallel"})
-                by_cluster = cluster_logits[jnp.arange(num_batch)[:, None], z]
-                numpyro.sample("votes", dist.Categorical(logits=by_cluster), obs=jnp.maximum(votes, 0))
+                item, vote = jnp.ogrid[:num_batch, : votes.shape[1]]
+                numpyro.factor("votes", jnp.log(h[item, z, vote]))

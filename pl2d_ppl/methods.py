@@ -3,14 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache, partial
-from math import prod
 from typing import Literal, NamedTuple
 
 import optax
 
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
 from pl2d_ppl.data import Annotated
-from pl2d_ppl.networks import MLP, ConvNet, Ensemble
+from pl2d_ppl.networks import Ensemble, network_for
 
 __all__ = ["METHODS", "Training", "build_method"]
 
@@ -71,10 +70,8 @@ class Shape(NamedTuple):
     hidden: tuple[int, ...]
 
     def network(self, outputs: int) -> Callable:
-        """Return a network that suits the items: a perceptron of vectors, a convolutional net of images."""
-        if len(self.item) == 3:
-            return partial(ConvNet, self.item[-1], self.hidden, outputs)
-        return partial(MLP, prod(self.item), self.hidden, outputs)
+        """Return a network that suits the items."""
+        return network_for(self.item, self.hidden, outputs)
 
 
 def _prob_l2d(shape: Shape, guide: GuideName) -> tuple[Callable, Callable]:

@@ -1,6 +1,7 @@
 """Flax networks for the models: how a program gets one, its mode, and a few that suit the papers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from math import prod
 
@@ -11,7 +12,7 @@ from flax import nnx
 from jax import Array
 from numpyro.primitives import Messenger, apply_stack
 
-__all__ = ["MLP", "ConvNet", "Ensemble", "evaluation", "instantiate"]
+__all__ = ["MLP", "ConvNet", "Ensemble", "evaluation", "instantiate", "network_for"]
 
 MODE_MESSAGE = "network_mode"
 
@@ -146,3 +147,25 @@ class Ensemble(nnx.Module):
         """Map inputs of shape (N, ...) to outputs of shape (N, size, ...), one slice a member."""
         outputs = nnx.vmap(lambda net, x: net(x), in_axes=(0, None))(self.members, x)
         return jnp.moveaxis(outputs, 0, 1)
+
+
+def network_for(item: Sequence[int], hidden: Sequence[int], outputs: int | tuple[int, ...]) -> Callable:
+    """Choose a network that suits the items: a convolutional net of images, a perceptron of anything else.
+
+    Parameters
+    ----------
+    item : sequence of int
+        Shape of an item; with three axes, an image (height, width, channels).
+    hidden : sequence of int
+        Widths of the hidden layers, or channels of the convolutions.
+    outputs : int or tuple of int
+        Shape of the output, one item's.
+
+    Returns
+    -------
+    callable
+        Function of ``rngs`` that builds it.
+    """
+    if len(item) == 3:
+        return partial(ConvNet, item[-1], tuple(hidden), outputs)
+    return partial(MLP, prod(item), tuple(hidden), outputs)

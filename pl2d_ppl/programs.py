@@ -90,6 +90,7 @@ class Programs:
 
         self.init = jax.jit(over_runs(self._init, None))
         self.evaluate = jax.jit(over_runs(self._evaluate, None, None))
+        self.local_loss = jax.jit(over_runs(self._local_loss, None, None))
         self.diagnose = jax.jit(over_runs(self._diagnose, None))
         self.outputs = jax.jit(over_runs(self._outputs, None, None))
         self.params = jax.jit(jax.vmap(self._params) if batched else self._params)
@@ -208,6 +209,20 @@ class Programs:
                 key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
             )
         return -sum(terms.values(), start=jnp.zeros(())) / _weight(traces[0], batch)
+
+    def _local_loss(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> Array:
+        """Loss of a batch, an item's, without the sites that items share, such as a prior on weights."""
+        length = len(next(iter(batch.values())))
+        with evaluation():
+            arguments = self.call(leaves, batch)
+            terms, traces = self._elbo.site_terms(key, self._params(state), self.model, self.guide(leaves), **arguments)
+        own = {
+            (name, f"q({name})")[side]
+            for side, tr in enumerate(traces)
+            for name, site in tr.items()
+            if any(frame.size == length for frame in site.get("cond_indep_stack", ()))
+        }
+        return -sum((terms[n] for n in terms if n in own), start=jnp.zeros(())) / _weight(traces[0], batch)
 
     def _diagnose(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> dict[str, Array]:
         """Contributions to the ELBO by site, at the step that follows a state."""

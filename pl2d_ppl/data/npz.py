@@ -51,7 +51,7 @@ def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
         If the file is missing, unreadable, truncated or not an ``.npz``, lacks a key, or holds invalid data.
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_npz(path) as file:
         train = _part(file, path, "_train" if "x_train" in file.files else "")
         test = _part(file, path, "_test") if "x_test" in file.files else None
         named = {
@@ -59,7 +59,7 @@ def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
         }
     labels = [part[key] for part in (train, test or {}) for key in ("y", "annotations") if key in part]
     train.setdefault("annotations", np.empty((len(np.atleast_1d(train["x"])), 0), np.int32))
-    with _naming(f"{path}"):
+    with naming(f"{path}"):
         names: dict[str, Any] = {
             "classes": named.get("classes") or _numbered(labels),
             "annotators": named.get("annotators", expert_names(train["annotations"])),
@@ -69,7 +69,7 @@ def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
         return data, None
     annotated = "annotations" in test
     test.setdefault("annotations", np.full((len(np.atleast_1d(test["x"])), data.num_experts), -1, np.int32))
-    with _naming(f"{path}, test part"):
+    with naming(f"{path}, test part"):
         # Without annotations every expert is silent there by design: nothing to warn of.
         return data, Annotated(**test, **names, subset=not annotated)
 
@@ -117,7 +117,7 @@ def write_npz(path: str | os.PathLike, data: Annotated, test: Annotated | None =
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[NpzFile]:
+def open_npz(path: Path) -> Iterator[NpzFile]:
     """Open an ``.npz``; whatever goes wrong with the file, then or while it is read, is a ValueError."""
     try:
         # Opened here, not by np.load, which leaves the file open when its contents are bad.
@@ -129,7 +129,7 @@ def _open(path: Path) -> Iterator[NpzFile]:
                 yield file
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; check the name and the folder.") from error
-    except _MissingKey:
+    except MissingKeyError:
         raise
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         found = str(error) or type(error).__name__
@@ -138,14 +138,14 @@ def _open(path: Path) -> Iterator[NpzFile]:
         ) from error
 
 
-class _MissingKey(ValueError):
+class MissingKeyError(ValueError):
     """The file is sound but is not a data set."""
 
 
 def _part(file: NpzFile, path: Path, suffix: str) -> dict[str, Any]:
     missing = [key + suffix for key in _REQUIRED if key + suffix not in file.files]
     if missing:
-        raise _MissingKey(
+        raise MissingKeyError(
             f"{path} must hold the keys {', '.join(key + suffix for key in _REQUIRED)}, found "
             f"{', '.join(file.files) or 'none'}; add {', '.join(missing)}."
         )
@@ -164,7 +164,7 @@ def _numbered(labels: list[NDArray]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _naming(source: str) -> Iterator[None]:
+def naming(source: str) -> Iterator[None]:
     """Say which file an invalid array came from."""
     try:
         yield
