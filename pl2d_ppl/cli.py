@@ -43,6 +43,13 @@ class Guide(StrEnum):
     mean_field = "mean-field"
 
 
+class Program(StrEnum):
+    """Model of anonymous votes."""
+
+    urn = "urn"
+    lda = "lda"
+
+
 def _reports_errors(command: Callable) -> Callable:
     """Print a ValueError as one message instead of a traceback."""
 
@@ -141,6 +148,50 @@ def predict(
     from pl2d_ppl.commands import run_predict
 
     typer.echo(run_predict(folder, data, out))
+
+
+@app.command()
+@_reports_errors
+def clusters(
+    votes: Option[
+        Path,
+        typer.Argument(help="A .npz with x, and votes (N, L) or counts (N, C); perhaps annotations, annotators."),
+    ],
+    k: Option[str, typer.Option(help="Numbers of clusters, with commas.")] = "1,2,3,4,5",
+    program: Option[Program, typer.Option(help="Urn: nobody votes twice. LDA: paper B.")] = Program.urn,
+    people: Option[int, typer.Option(help="People behind the votes, for the urn; 0: the most votes on an item.")] = 0,
+    alpha: Option[float, typer.Option(help="Concentration of LDA.")] = 50.0,
+    seeds: Option[int, typer.Option(help="Fits of every number of clusters.", min=1)] = 3,
+    seed: Seed = 0,
+    steps: Option[int, typer.Option(help="Steps of Adam, rounded to whole epochs.", min=1)] = 1500,
+    batch_size: Option[int, typer.Option(help="Items a step.", min=1)] = 512,
+    test_share: Option[float, typer.Option(help="Share of items held out for the perplexity.")] = 0.2,
+    concentration: Option[float, typer.Option(help="Of the prior of memberships; below 1: few clusters each.")] = 0.3,
+    out: Out = Path("outputs/clusters"),
+) -> None:
+    """Group people from anonymous votes; choose the number of groups; place identified people among them."""
+    from pl2d_ppl.cluster_command import ClusterOptions, run_clusters
+
+    options = ClusterOptions(
+        num_clusters=_integers(k),
+        program=program.value,
+        people=people or None,
+        alpha=alpha,
+        seeds=seeds,
+        seed=seed,
+        steps=steps,
+        batch_size=batch_size,
+        test_share=test_share,
+        concentration=concentration,
+    )
+    typer.echo(run_clusters(votes, out, options))
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"Expected whole numbers with commas between them, such as 1,2,3, found {text!r}.") from None
 
 
 def _floats(text: str) -> list[float]:

@@ -14,6 +14,7 @@ from jax.scipy.special import gammaln
 from numpy.typing import NDArray
 
 from pl2d_ppl.lda_evidence import evidence_states, lda_evidence
+from pl2d_ppl.marginals import marginals
 from pl2d_ppl.networks import Ensemble, network_for
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.simulate import votes_of_counts
@@ -88,11 +89,48 @@ class ClusterRun:
         """The fit by itself."""
         return self.fits.run(self.index)
 
-    def cluster_probs(self, x: Any) -> NDArray:
-        """Probability that somebody of a cluster says a category, shape (N, K, C)."""
-        logits = self.fits.outputs(x)["cluster_logits"][self.index, 0, :, : self.num_clusters]
-        probs = np.exp(logits - logits.max(-1, keepdims=True))
-        return probs / probs.sum(-1, keepdims=True)
+    def cluster_probs(self, x: Any, counts: Any = None, *, batch_size: int = 1000) -> NDArray:
+        """Probability that somebody of a cluster says a category.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            Inputs.
+        counts : array of int, shape (N, C), optional
+            Of the urn: anonymous votes of others on the items, which tell of their truth.
+        batch_size : int
+            Items at a time.
+
+        Returns
+        -------
+        array, shape (N, K, C)
+            The probabilities.
+
+        Raises
+        ------
+        ValueError
+            If counts are given to LDA, in which votes do not depend on a truth.
+        """
+        if counts is None:
+            logits = self.fits.outputs(x)["cluster_logits"][self.index, 0, :, : self.num_clusters]
+            probs = np.exp(logits - logits.max(-1, keepdims=True))
+            return probs / probs.sum(-1, keepdims=True)
+        if self.program != "urn":
+            raise ValueError("Expected no counts with LDA, in which the votes of others tell nothing, found some.")
+        return _given_votes(self.result, np.asarray(x, np.float32), np.asarray(counts, np.int32), batch_size)
+
+
+def _given_votes(result: FitResult, x: NDArray, counts: NDArray, batch_size: int) -> NDArray:
+    """Cluster probabilities of the urn, averaged over the posterior of the truth."""
+    from pl2d_ppl.models.annotator_urn import cluster_probs
+
+    shared = result.guide.continuous.median(result.params)  # type: ignore[attr-defined]
+    posterior = jax.jit(marginals(result.model, ["y"], params={**result.params, **shared}))
+    chunks = []
+    for i in range(0, len(x), batch_size):
+        truth = posterior(x=x[i : i + batch_size], counts=counts[i : i + batch_size])["y"][:, 0]
+        chunks.append(np.asarray(cluster_probs(truth, shared["skill"], shared["errors"])))
+    return np.concatenate(chunks)
 
 
 def equal_sizes(num_people: int, num_clusters: int) -> tuple[int, ...]:

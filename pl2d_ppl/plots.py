@@ -1,11 +1,11 @@
-"""Pictures: the coverage-accuracy curve."""
+"""Pictures: the coverage-accuracy curve, perplexity against the number of clusters, tables of shares."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["plot_curve"]
+__all__ = ["plot_curve", "plot_heatmap", "plot_perplexity"]
 
 
 def plot_curve(reports: Mapping[str, Mapping[str, Any]], *, offsets: bool = True, ax: Any = None) -> Any:
@@ -54,3 +54,86 @@ def _reference_lines(ax: Any, reports: Sequence[Mapping[str, Any]]) -> None:
     best = np.nanmax(np.nanmean(experts, 0))
     ax.axhline(np.mean(reports[0]["ai_accuracy"]), color="0.4", linestyle=":", label="AI alone")
     ax.axhline(best, color="0.4", linestyle="--", label="best expert alone")
+
+
+def plot_perplexity(rows: Sequence[Mapping[str, Any]], *, chosen: int | None = None, ax: Any = None) -> Any:
+    """Plot held-out perplexity against the number of clusters: mean over seeds as a line, every seed as a dot.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        One for every fit: ``num_clusters``, ``perplexity_elbo`` and ``perplexity_evidence`` (NaN where it is not
+        known), as ``pl2d clusters`` writes them.
+    chosen : int, optional
+        The number of clusters to mark.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The plot.
+    """
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        ax = Figure(figsize=(5.2, 3.6), layout="constrained").subplots()
+    num_clusters = np.array([row["num_clusters"] for row in rows])
+    candidates = np.unique(num_clusters)
+    for index, (kind, label) in enumerate({"elbo": "bound", "evidence": "exact evidence"}.items()):
+        values = np.array([np.nan if row[f"perplexity_{kind}"] is None else row[f"perplexity_{kind}"] for row in rows])
+        values = values.astype(float)
+        known = np.array([k for k in candidates if np.isfinite(values[num_clusters == k]).all()], int)
+        if not known.size:
+            continue
+        ax.plot(num_clusters, values, ".", color=f"C{index}", alpha=0.4)
+        ax.plot(known, [values[num_clusters == k].mean() for k in known], "o-", color=f"C{index}", label=label)
+    if chosen is not None:
+        ax.axvline(chosen, color="0.4", linestyle=":", label=f"chosen: K = {chosen}")
+    ax.set(xlabel="number of clusters, K", ylabel="perplexity of held-out votes")
+    ax.set_xticks(candidates)
+    ax.ticklabel_format(axis="y", useOffset=False)
+    ax.legend(fontsize="small")
+    return ax
+
+
+def plot_heatmap(
+    values: Any, rows: Sequence[str], columns: Sequence[str], *, label: str, spread: Any = None, ax: Any = None
+) -> Any:
+    """Draw a table of shares in [0, 1] as a heatmap, such as the membership of people in clusters.
+
+    Parameters
+    ----------
+    values : array of float, shape (K, M)
+        The shares.
+    rows, columns : sequence of str
+        Names, such as of clusters and of people.
+    label : str
+        What the shares are.
+    spread : array of float, shape (K, M, 2), optional
+        Interval of every share, written below it.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The plot.
+    """
+    from matplotlib.figure import Figure
+
+    values = np.asarray(values, float)
+    if ax is None:
+        width = min(20.0, 2.4 + 0.72 * len(columns))
+        ax = Figure(figsize=(width, 1.5 + 0.55 * len(rows)), layout="constrained").subplots()
+    image = ax.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
+    long = max(map(len, columns)) > 6
+    ax.set_xticks(range(len(columns)), columns, rotation=45 if long else 0, ha="right" if long else "center")
+    ax.set_yticks(range(len(rows)), rows)
+    if values.size <= 200:
+        for (k, m), value in np.ndenumerate(values):
+            text = f"{value:.2f}" if spread is None else f"{value:.2f}\n{spread[k, m, 0]:.2f}–{spread[k, m, 1]:.2f}"
+            color = "white" if value < 0.6 else "black"
+            ax.text(m, k, text, ha="center", va="center", color=color, fontsize="x-small")
+    ax.figure.colorbar(image, ax=ax, label=label)
+    return ax

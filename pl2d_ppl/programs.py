@@ -1,6 +1,7 @@
 """A model and a guide, compiled: initial state, an epoch, an evaluation, network outputs."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -31,9 +32,8 @@ def compile_programs(
 
     Programs are kept: the same model, guide and optimizer, with other bounds, are not compiled again.
     """
-    if jax.tree_util.all_leaves([guide]):
-        guide = jax.tree_util.Partial(guide)
-    leaves, structure = jax.tree.flatten((guide, {n: jnp.asarray(a) for n, a in (arguments or {}).items()}))
+    kept = _Bare(guide) if jax.tree_util.all_leaves([guide]) else guide
+    leaves, structure = jax.tree.flatten((kept, {n: jnp.asarray(a) for n, a in (arguments or {}).items()}))
     has_runs = tuple(jnp.ndim(leaf) > 1 for leaf in leaves)
     if any(has_runs) and not batched:
         raise ValueError(
@@ -41,6 +41,14 @@ def compile_programs(
             "many keys: jax.random.split(rng_key, runs)."
         )
     return _cached(model, structure, has_runs, optimizer, batched, max_plate_nesting), tuple(leaves)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _Bare:
+    """A guide without traced leaves."""
+
+    func: Callable
 
 
 @lru_cache(maxsize=64)
@@ -108,7 +116,8 @@ class Programs:
 
     def guide(self, leaves: tuple[Array, ...]) -> Callable:
         """Put the guide together."""
-        return jax.tree.unflatten(self._structure, leaves)[0]
+        guide = jax.tree.unflatten(self._structure, leaves)[0]
+        return guide.func if isinstance(guide, _Bare) else guide
 
     def call(self, leaves: tuple[Array, ...], batch: Batch) -> dict[str, Array]:
         """Put the arguments of both programs together."""

@@ -1,0 +1,246 @@
+"""What ``pl2d clusters`` does: fits, a choice of the number of clusters, and where identified people belong."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from pl2d_ppl.checkpoint import check_writable, written_whole
+from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clusters, held_out
+from pl2d_ppl.commands import save_figure
+from pl2d_ppl.data import Votes, read_votes
+from pl2d_ppl.model_choice import choose_num_clusters, marginal_perplexity, perplexity, relative_perplexity_change
+from pl2d_ppl.placing import sample_membership
+from pl2d_ppl.plots import plot_heatmap, plot_perplexity
+from pl2d_ppl.posterior import to_datatree
+from pl2d_ppl.reports import versions, write_json
+
+if TYPE_CHECKING:
+    from pl2d_ppl.membership import Membership
+
+__all__ = ["ClusterOptions", "place_people", "run_clusters"]
+
+KEPT_ITEMS = 200  # held-out items whose posterior is written to disk
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterOptions:
+    """Options of ``pl2d clusters``; see its help."""
+
+    num_clusters: list[int]
+    program: ProgramName
+    people: int | None
+    alpha: float
+    seeds: int
+    seed: int
+    steps: int
+    batch_size: int
+    test_share: float
+    concentration: float
+
+
+def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
+    """Run ``pl2d clusters``."""
+    if len(options.num_clusters) < 2 or sorted(set(options.num_clusters)) != options.num_clusters:
+        raise ValueError(f"Expected two or more increasing numbers of clusters, found {options.num_clusters}.")
+    if not 0 < options.test_share < 1:
+        raise ValueError(f"Expected a share of held-out items between 0 and 1, found {options.test_share}.")
+    votes = read_votes(path)
+    check_writable(out / "clusters.json")
+    split_key, fit_key, member_key, draw_key = jax.random.split(jax.random.key(options.seed), 4)
+    x = _standardised(votes.x)
+    order = np.asarray(jax.random.permutation(split_key, len(x)))
+    train, test = np.split(order, [len(x) - max(1, int(len(x) * options.test_share))])
+    runs = fit_clusters(
+        fit_key,
+        x[train],
+        votes.counts[train],
+        options.num_clusters,
+        program=options.program,
+        num_people=options.people,
+        alphas=(options.alpha,),
+        seeds=options.seeds,
+        training=ClusterTraining(steps=options.steps, batch_size=options.batch_size),
+    )
+    rows = _rows(runs, x[test], votes.counts[test])
+    report = _report(rows, votes, train, test, options)
+    best = runs[_best(rows, report["chosen"])]
+    members = place_people(member_key, best, x, votes, options.concentration) if votes.annotators else None
+    written = _write(out, report, best, members, x, votes, test, draw_key)
+    return "\n".join([_table(report), *_people(members), f"Written: {', '.join(written)}"])
+
+
+def _standardised(x: NDArray) -> NDArray:
+    if x.ndim != 2:
+        return x
+    scale = x.std(0, dtype=np.float64)
+    return ((x - x.mean(0, dtype=np.float64)) / np.where(scale > 0, scale, 1.0)).astype(np.float32)
+
+
+def _rows(runs: Sequence[ClusterRun], x: NDArray, counts: NDArray) -> list[dict[str, Any]]:
+    """Perplexities of every fit, by the bound and exactly."""
+    total = np.array([counts.sum()])
+    if not total.any():
+        raise ValueError("Expected votes on held-out items, found none. Raise --test-share, or bring more votes.")
+    rows = []
+    for run, found in zip(runs, held_out(runs, x, counts), strict=True):
+        values = {
+            f"perplexity_{k}": perplexity(np.array([v]), total) if np.isfinite(v) else None for k, v in found.items()
+        }
+        rows.append({"num_clusters": run.num_clusters, "seed": run.seed, **values})
+    return rows
+
+
+def _report(
+    rows: list[dict[str, Any]], votes: Votes, train: NDArray, test: NDArray, options: ClusterOptions
+) -> dict[str, Any]:
+    """Collect what is written to clusters.json; the exact evidence decides where every fit has it."""
+    exact = all(row["perplexity_evidence"] is not None for row in rows)
+    kind = "perplexity_evidence" if exact else "perplexity_elbo"
+    by_seed = [[r[kind] for r in rows if r["num_clusters"] == k] for k in options.num_clusters]
+    perplexities = np.array(by_seed, float).T
+    return {
+        "options": dataclasses.asdict(options),
+        "items": len(votes.x),
+        "held_out": len(test),
+        "votes": int(votes.counts.sum()),
+        "classes": list(votes.classes),
+        "fits": rows,
+        "chosen_by": kind,
+        "rpc": relative_perplexity_change(options.num_clusters, perplexities),
+        "chosen": choose_num_clusters(options.num_clusters, perplexities),
+        "marginal_perplexity": marginal_perplexity(votes.counts[train], votes.counts[test]),
+        "versions": versions(),
+    }
+
+
+def _best(rows: Sequence[dict[str, Any]], num_clusters: int) -> int:
+    """Return the place of the fit of K clusters with the lowest bound on the perplexity."""
+    return min(
+        (i for i, row in enumerate(rows) if row["num_clusters"] == num_clusters),
+        key=lambda i: rows[i]["perplexity_elbo"],
+    )
+
+
+def place_people(rng_key: jax.Array, run: ClusterRun, x: NDArray, votes: Votes, concentration: float) -> "Membership":
+    """Place identified people among clusters, by NUTS.
+
+    With the urn the votes of others on the same items tell of their truth, and so whether somebody was right. A
+    person's own vote may be among them: one vote for what they said is taken away.
+
+    Parameters
+    ----------
+    rng_key : Array
+        A typed key.
+    run : ClusterRun
+        The clusters.
+    x : array, shape (N, ...)
+        Inputs, as the clusters were fitted to.
+    votes : Votes
+        The votes, and annotations of identified people.
+    concentration : float
+        Of the Dirichlet prior of memberships; below one, people belong to few clusters.
+
+    Returns
+    -------
+    Membership
+        Posterior of everybody's membership.
+    """
+    from pl2d_ppl.models.membership import membership
+
+    model = partial(membership, concentration=concentration)
+    names: dict[str, Any] = {
+        "people": votes.annotators,
+        "clusters": tuple(f"cluster {k}" for k in range(run.num_clusters)),
+    }
+    if run.program == "lda":
+        annotated = (votes.annotations >= 0).any(1)
+        rows = np.flatnonzero(annotated) if annotated.any() else np.arange(1)
+        return sample_membership(rng_key, model, run.cluster_probs(x[rows]), votes.annotations[rows], **names)
+    items, people = np.nonzero(votes.annotations >= 0)
+    if not items.size:
+        items, people = np.zeros(1, int), np.zeros(1, int)
+    said = votes.annotations[items, people]
+    others = votes.counts[items].copy()
+    own = np.arange(len(items))
+    others[own, said] = np.maximum(others[own, said] - 1, 0)
+    annotations = np.full((len(items), len(votes.annotators)), -1, np.int32)
+    annotations[own, people] = said
+    return sample_membership(rng_key, model, run.cluster_probs(x[items], others), annotations, **names)
+
+
+def _write(
+    out: Path,
+    report: dict[str, Any],
+    best: ClusterRun,
+    members: "Membership | None",
+    x: NDArray,
+    votes: Votes,
+    test: NDArray,
+    key: jax.Array,
+) -> list[str]:
+    """Write the report, the pictures and the posterior; returns their paths."""
+    names = [f"cluster {k}" for k in range(best.num_clusters)]
+    figures = {"perplexity.png": plot_perplexity(report["fits"], chosen=report["chosen"])}
+    kept = test[:KEPT_ITEMS]
+    probs = best.cluster_probs(x[test])
+    if len(votes.classes) <= 30:
+        said = probs.mean(0)
+        figures["clusters.png"] = plot_heatmap(said, names, votes.classes, label="share of a cluster's votes")
+    data = {"x": x[kept], "counts": votes.counts[kept]}
+    tree = to_datatree(key, best.result, data, num_samples=100, coords={"category": votes.classes})
+    if members is not None:
+        label = "membership: mean, 90 % interval"
+        figures["membership.png"] = plot_heatmap(
+            members.soft, names, votes.annotators, label=label, spread=members.interval(0.9)
+        )
+        report["membership"] = {
+            "people": list(votes.annotators),
+            "annotations": members.num_annotations,
+            "soft": members.soft,
+            "interval": members.interval(0.9),
+        }
+        tree["membership"] = members.to_datatree()
+    write_json(out / "clusters.json", report)
+    for name, ax in figures.items():
+        save_figure(ax.figure, out / name)
+    with written_whole(out / "posterior.nc") as scratch:
+        tree.to_netcdf(scratch, engine="h5netcdf")
+    return [str(out / name) for name in ("clusters.json", *figures, "posterior.nc")]
+
+
+def _table(report: dict[str, Any]) -> str:
+    """Table of perplexities: mean and spread over seeds."""
+    lines = [f"{'K':>4}{'bound':>20}{'exact evidence':>20}{'RPC':>10}   held-out perplexity, mean ± spread over seeds"]
+    candidates = report["options"]["num_clusters"]
+    for k, rpc in zip(candidates, [None, *report["rpc"]], strict=True):
+        cells = ""
+        for kind in ("perplexity_elbo", "perplexity_evidence"):
+            values = [r[kind] for r in report["fits"] if r["num_clusters"] == k]
+            known = None not in values
+            cells += f"{np.mean(values):>12.4f} ± {np.std(values):.4f}" if known else f"{'not feasible':>20}"
+        change = "" if rpc is None else f"{rpc:.2g}"
+        lines.append(f"{k:>4}{cells:>40}{change:>10}")
+    lines.append(f"marginal label distribution {report['marginal_perplexity']:.4f}")
+    lines.append(f"Chosen by the largest change of the {report['chosen_by'][11:]}: K = {report['chosen']}")
+    return "\n".join(lines)
+
+
+def _people(members: "Membership | None") -> list[str]:
+    if members is None:
+        return ["Nobody is identified (no key annotations): nobody's membership is told."]
+    intervals = members.interval(0.9)
+    width = max(len(name) for name in members.people) + 2
+    lines = [f"{'':<{width}}{'n':>6}  " + "".join(f"{name:>22}" for name in members.clusters)]
+    for m, name in enumerate(members.people):
+        cells = (
+            f"{members.soft[k, m]:>9.2f} ({intervals[k, m, 0]:.2f}–{intervals[k, m, 1]:.2f})"
+            for k in range(len(members.clusters))
+        )
+        lines.append(f"{name:<{width}}{members.num_annotations[m]:>6}  " + "".join(f"{c:>22}" for c in cells))
+    return lines
