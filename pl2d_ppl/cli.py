@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -27,6 +28,12 @@ Data = Option[
 ]
 Steps = Option[int, typer.Option(help="Steps of SGD, rounded to whole epochs.", min=1)]
 Seed = Option[int, typer.Option(help="First seed: of the split, the networks and everything simulated.")]
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Show users of the command what the warning says, not where it was raised."""
+    if issubclass(category, UserWarning):
+        typer.secho(f"pl2d: {message}", fg="yellow", err=True)
 
 
 class Method(StrEnum):
@@ -56,6 +63,7 @@ def _reports_errors(command: Callable) -> Callable:
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
         for noisy in ("absl", "orbax", "jax"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         try:

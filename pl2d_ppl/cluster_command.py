@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterOptions", "place_people", "run_clusters"]
 
 KEPT_ITEMS = 200  # held-out items whose posterior is written to disk
+MOST_COLUMNS = 30  # of a picture that can be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +189,16 @@ def _write(
     names = [f"cluster {k}" for k in range(best.num_clusters)]
     figures = {"perplexity.png": plot_perplexity(report["fits"], chosen=report["chosen"])}
     kept = test[:KEPT_ITEMS]
-    probs = best.cluster_probs(x[test])
-    if len(votes.classes) <= 30:
-        said = probs.mean(0)
-        figures["clusters.png"] = plot_heatmap(said, names, votes.classes, label="share of a cluster's votes")
+    if len(votes.classes) <= MOST_COLUMNS:
+        agreement = _agreement(best.cluster_probs(x[test]), votes.counts[test])
+        label = "share of a cluster's votes for the plurality, by the plurality"
+        figures["clusters.png"] = plot_heatmap(agreement, names, votes.classes, label=label)
     data = {"x": x[kept], "counts": votes.counts[kept]}
-    tree = to_datatree(key, best.result, data, num_samples=100, coords={"category": votes.classes})
+    coords = {"category": votes.classes, "true_category": votes.classes, "cluster": names}
+    dims = {"skill": ["cluster", "category"], "errors": ["true_category", "category"]}
+    tree = to_datatree(key, best.result, data, num_samples=100, coords=coords, dims=dims)
     if members is not None:
-        label = "membership: mean, 90 % interval"
+        label = "membership: posterior mean and 90 % interval"
         figures["membership.png"] = plot_heatmap(
             members.soft, names, votes.annotators, label=label, spread=members.interval(0.9)
         )
@@ -212,6 +215,14 @@ def _write(
     with written_whole(out / "posterior.nc") as scratch:
         tree.to_netcdf(scratch, engine="h5netcdf")
     return [str(out / name) for name in ("clusters.json", *figures, "posterior.nc")]
+
+
+def _agreement(probs: NDArray, counts: NDArray) -> NDArray:
+    """How often a cluster says what most votes on an item say, by that category, shape (K, C); NaN for none."""
+    plurality = counts.argmax(1)
+    voted = counts.any(1)
+    means = [probs[(plurality == c) & voted, :, c] for c in range(counts.shape[1])]
+    return np.stack([m.mean(0) if len(m) else np.full(probs.shape[1], np.nan) for m in means], axis=1)
 
 
 def _table(report: dict[str, Any]) -> str:

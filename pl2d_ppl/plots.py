@@ -84,7 +84,8 @@ def plot_perplexity(rows: Sequence[Mapping[str, Any]], *, chosen: int | None = N
         values = np.array([np.nan if row[f"perplexity_{kind}"] is None else row[f"perplexity_{kind}"] for row in rows])
         values = values.astype(float)
         known = np.array([k for k in candidates if np.isfinite(values[num_clusters == k]).all()], int)
-        if not known.size:
+        exact = [row["perplexity_evidence"] for row in rows]
+        if not known.size or (kind == "elbo" and values.tolist() == exact):  # the bound is tight: one line will do
             continue
         ax.plot(num_clusters, values, ".", color=f"C{index}", alpha=0.4)
         ax.plot(known, [values[num_clusters == k].mean() for k in known], "o-", color=f"C{index}", label=label)
@@ -125,7 +126,7 @@ def plot_heatmap(
     values = np.asarray(values, float)
     if ax is None:
         width = min(20.0, 2.4 + 0.72 * len(columns))
-        ax = Figure(figsize=(width, 1.5 + 0.55 * len(rows)), layout="constrained").subplots()
+        ax = Figure(figsize=(width, 1.7 + 0.55 * len(rows)), layout="constrained").subplots()
     image = ax.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
     long = max(map(len, columns)) > 6
     ax.set_xticks(range(len(columns)), columns, rotation=45 if long else 0, ha="right" if long else "center")
@@ -135,5 +136,6 @@ def plot_heatmap(
             text = f"{value:.2f}" if spread is None else f"{value:.2f}\n{spread[k, m, 0]:.2f}–{spread[k, m, 1]:.2f}"
             color = "white" if value < 0.6 else "black"
             ax.text(m, k, text, ha="center", va="center", color=color, fontsize="x-small")
-    ax.figure.colorbar(image, ax=ax, label=label)
+    ax.set_title(label, fontsize="medium")
+    ax.figure.colorbar(image, ax=ax)
     return ax

@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["to_datatree"]
 
-EXPERT, CATEGORY = "expert", "category"
+EXPERT, CATEGORY, CLUSTER, VOTE = "expert", "category", "cluster", "vote"
 AI = "AI"
 OUTPUT_DIMS = {
     "gate_probs": [ITEM, EXPERT],
     "ai_probs": [ITEM, CATEGORY],
     "belief_probs": [ITEM, EXPERT, CATEGORY],
+    "truth_probs": [ITEM, CATEGORY],
+    "cluster_probs": [ITEM, CLUSTER, CATEGORY],
 }
-VALUE_DIMS = {"z": EXPERT, "w": EXPERT, "t": CATEGORY}  # what the values of a site are, where the sizes agree
+# What the values of a site are: the first of these of its size.
+VALUE_DIMS = {"z": (EXPERT, CLUSTER), "w": (EXPERT,), "t": (CATEGORY,), "y": (CATEGORY,), "u": (CLUSTER,)}
+OBSERVED_DIMS = {"annotations": [ITEM, EXPERT], "votes": [ITEM, VOTE], "counts": [ITEM, CATEGORY]}
 
 
 def to_datatree(
@@ -58,7 +62,7 @@ def to_datatree(
         Number of draws, S.
     coords : mapping of str to sequence, optional
         Names: of items under ``item``; of the M experts, with or without one for the AI, under ``expert``; of
-        categories under ``category``. By default 0.., ``expert_0`` .. and ``AI``, 0...
+        categories under ``category``, of clusters under ``cluster``. By default 0.., ``expert_0`` .. and ``AI``, 0...
     dims : mapping of str to sequence of str, optional
         Names of the dimensions of a variable, without ``chain`` and ``draw``, where others serve better.
     batch_size : int
@@ -158,6 +162,8 @@ class _Labels:
         self.has_ai = "ai_probs" in found.outputs
         if self.has_ai:
             self.sizes[CATEGORY] = found.outputs["ai_probs"].shape[-1]
+        elif "cluster_probs" in found.outputs:
+            self.sizes[CLUSTER], self.sizes[CATEGORY] = found.outputs["cluster_probs"].shape[1:]
         if "annotations" in data:
             self.sizes.setdefault(EXPERT, data["annotations"].shape[1] + self.has_ai)
         elif "gate_probs" in found.outputs:
@@ -166,7 +172,7 @@ class _Labels:
         self.coords = {**coords, **dict(self._names(coords))}
 
     def _names(self, coords: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
-        for name in (ITEM, EXPERT, CATEGORY):
+        for name in (ITEM, EXPERT, CATEGORY, CLUSTER):
             if name not in self.sizes:
                 continue
             size, given = self.sizes[name], list(coords.get(name, ()))
@@ -183,8 +189,8 @@ class _Labels:
 
     def values_of(self, name: str, site: SiteShape) -> str:
         """Name the dimension of the values of a site."""
-        dim = VALUE_DIMS.get(name, "")
-        return dim if self.sizes.get(dim) == site.size else f"{name}_value"
+        fitting = (dim for dim in VALUE_DIMS.get(name, ()) if self.sizes.get(dim) == site.size)
+        return next(fitting, f"{name}_value")
 
     def dataset(
         self,
@@ -216,7 +222,7 @@ class _Labels:
         if "annotations" in arrays and self.sizes[EXPERT] == arrays["annotations"].shape[1] + 1:
             people.sizes = {**self.sizes, EXPERT: self.sizes[EXPERT] - 1}
             people.coords = {**self.coords, EXPERT: self.coords[EXPERT][:-1]}
-        return people.dataset(arrays, {"annotations": [ITEM, EXPERT]}, default=[ITEM])
+        return people.dataset(arrays, OBSERVED_DIMS, default=[ITEM])
 
 
 def _posterior(found: Found, labels: _Labels) -> "xr.Dataset":
