@@ -79,7 +79,11 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
         model = models[concentration]
         return sample_membership(place_key, model, probs, annotations).soft
 
-    for program in ("lda", "urn"):
+    trainings = {
+        "lda": ClusterTraining(steps=options.lda_steps, batch_size=256),
+        "urn": ClusterTraining(steps=options.steps),
+    }
+    for program, training in trainings.items():
         start = time.perf_counter()
         runs = fit_clusters(
             fit_key,
@@ -89,7 +93,7 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
             program=program,
             num_people=len(RATES),
             alphas=ALPHAS,
-            training=ClusterTraining(steps=options.lda_steps if program == "lda" else options.steps),
+            training=training,
             progress=False,
         )
         print(f"  {name}, seed {seed}: {program} fitted in {time.perf_counter() - start:.0f} s", flush=True)
@@ -133,8 +137,8 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=("digits", "cifar100_features"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--items", type=int, default=20000, help="training items at most")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--lda-steps", type=int, default=500, help="its best epoch by validation comes early")
+    parser.add_argument("--steps", type=int, default=1000, help="of the urn")
+    parser.add_argument("--lda-steps", type=int, default=400, help="of LDA, whose best epoch by validation comes early")
     parser.add_argument("--mode", choices=("truncated", "nominal"), default="truncated")
     options = parser.parse_args()
     for name in options.names:
