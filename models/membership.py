@@ -1,0 +1,68 @@
+"""Where an identified person belongs among clusters of people (paper B)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.handlers import mask
+
+from pl2d_ppl.mixture import CategoricalMixture
+
+__all__ = ["membership"]
+
+
+def membership(cluster_probs: Array, annotations: Array | None = None, *, concentration: Any = 1.0) -> None:
+    """Generate the annotations of one person, who says what one of K clusters of people would say.
+
+    With h_k(c | x) the given probability that somebody of cluster k says category c of item x::
+
+        omega        ~ Dirichlet(concentration)                   how much of the person is in each cluster
+        annotation_j ~ Categorical(sum_k omega_k h_k(x_j))        what the person says of item j
+
+    An item has one annotation of this person, so that an item's own proportions u_j ~ Dirichlet(alpha), as in the
+    annotator LDA, would integrate out to their mean: annotations tell of omega = alpha / sum(alpha) only, and nothing
+    of sum(alpha). Their likelihood is concave in omega. The prior says how many clusters a person is in: below 1
+    few, above 1 many.
+
+    Sites: latent ``membership`` (K,), which is all that :func:`~pl2d_ppl.placing.sample_membership` and
+    :func:`~pl2d_ppl.placing.maximise_membership` ask for, so that the rest is yours to edit (it may also be a
+    deterministic site); plate ``item`` (dim -1); observed ``annotation``.
+
+    Parameters
+    ----------
+    cluster_probs : array of float, shape (N, K, C)
+        h: probabilities of the categories, which sum to one over C.
+    annotations : array of int, shape (N,), optional
+        What the person said, -1 where they said nothing. Without it annotations of all items are generated.
+    concentration : float or array of float, shape (K,)
+        Of the prior; positive.
+
+    References
+    ----------
+    Learning to Defer on Anonymously-Annotated Data, equations B.2 and B.3.
+    """
+    num_items, num_clusters, _ = np.shape(cluster_probs)
+    concentration = _broadcast(concentration, num_clusters)
+    omega = numpyro.sample("membership", dist.Dirichlet(concentration))
+    said = True if annotations is None else annotations >= 0
+    value = None if annotations is None else jnp.maximum(annotations, 0)
+    with numpyro.plate("item", num_items, dim=-1), mask(mask=said):
+        # Categorical(omega @ cluster_probs), but C times cheaper where the category is observed.
+        numpyro.sample("annotation", CategoricalMixture(omega, cluster_probs), obs=value)
+
+
+def _broadcast(concentration: Any, num_clusters: int) -> Array:
+    """Check the concentration, as far as it is known before compilation, and give every cluster its own."""
+    if np.shape(concentration) not in ((), (1,), (num_clusters,)):
+        raise ValueError(
+            f"Expected a concentration, or one for each of {num_clusters} clusters, found shape "
+            f"{np.shape(concentration)}."
+        )
+    known = not isinstance(concentration, jax.core.Tracer)
+    if known and not (np.all(np.isfinite(concentration)) and np.all(np.asarray(concentration) > 0)):
+        raise ValueError(f"Expected a positive concentration, found {concentration}. Pass 1 for a uniform prior.")
+    return jnp.broadcast_to(jnp.asarray(concentration, jnp.result_type(float)), (num_clusters,))
