@@ -4,12 +4,16 @@ Models lie in :mod:`pl2d_ppl.models`, guides in :mod:`pl2d_ppl.guides`: edit the
 which imports neither.
 """
 
+from pl2d_ppl.averaging import average_dirichlet
 from pl2d_ppl.checkpoint import load
-from pl2d_ppl.data import Annotated, read_npz, split, standardise, write_npz
+from pl2d_ppl.clusters import fit_clusters, held_out
+from pl2d_ppl.data import Annotated, Votes, read_npz, read_votes, split, standardise, write_npz
 from pl2d_ppl.elbo import EnumELBO
 from pl2d_ppl.handlers import tilt, workload
 from pl2d_ppl.marginals import log_evidence, marginals
+from pl2d_ppl.membership import Membership
 from pl2d_ppl.networks import MLP, ConvNet, Ensemble, evaluation, instantiate
+from pl2d_ppl.placing import maximise_membership, sample_membership
 from pl2d_ppl.posterior import to_datatree
 from pl2d_ppl.projection import Projection, project
 from pl2d_ppl.result import FitResult, Prediction, argmax_offsets
@@ -22,18 +26,26 @@ __all__ = [
     "Ensemble",
     "EnumELBO",
     "FitResult",
+    "Membership",
     "NonFiniteLossError",
     "Prediction",
     "Projection",
+    "Votes",
     "argmax_offsets",
+    "average_dirichlet",
     "evaluation",
     "fit",
+    "fit_clusters",
+    "held_out",
     "instantiate",
     "load",
     "log_evidence",
     "marginals",
+    "maximise_membership",
     "project",
     "read_npz",
+    "read_votes",
+    "sample_membership",
     "split",
     "standardise",
     "tilt",
