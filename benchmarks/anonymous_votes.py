@@ -4,7 +4,7 @@
 
 Perplexity of the votes on the other 2,000 images, by the bound and, where it is feasible, by the exact evidence;
 against one cluster, and against the marginal distribution of labels. What the clusters are: how often each says what
-most people say, by category and by how much people agree on the image.
+most people say, by category and by how much people agree on the image. Then the urn, whose truth is latent.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from pl2d_ppl.clusters import ClusterTraining, fit_clusters, held_out
 from pl2d_ppl.model_choice import choose_num_clusters, marginal_perplexity, perplexity, relative_perplexity_change
 
 TRAIN = 8000
+STAFF = 200  # of some 2,500 people: enough that hardly anybody would vote twice; the urn's cost grows with its square
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def main() -> None:
@@ -31,7 +33,7 @@ def main() -> None:
     candidates = [int(k) for k in options.clusters.split(",")]
     alphas = [float(a) for a in options.alphas.split(",")]
     with np.load(Path(os.environ.get("PL2D_DATA", "../shared/data")) / "cifar10_human.npz") as file:
-        x, counts, classes = file["x_test"].astype(np.float32), file["counts_test"].astype(np.int32), file["classes"]
+        x, counts = file["x_test"].astype(np.float32), file["counts_test"].astype(np.int32)
     order = np.random.default_rng(0).permutation(len(x))
     x, counts = x[order], counts[order]
     x = (x - x[:TRAIN].mean(0)) / x[:TRAIN].std(0)
@@ -71,21 +73,29 @@ def main() -> None:
             rpc = "" if len(bounds) < 2 else f"{relative_perplexity_change(candidates[: len(bounds)], bounds)[-1]:.2g}"
             print(f"{alpha:>6g}{k:>4}{cells}{rpc:>20}")
         print(f"{'':>6}chosen by RPC: K = {choose_num_clusters(candidates, bounds)}", flush=True)
-    describe(runs, x[test], counts[test], classes)
+    describe(runs, x[test], counts[test])
+    start = time.perf_counter()
+    settings = ClusterTraining(steps=options.steps, batch_size=256)
+    options_of_urn = {"num_people": STAFF, "training": settings, "progress": False}
+    runs = fit_clusters(jax.random.key(0), x[train], counts[train], candidates, program="urn", **options_of_urn)
+    print(f"\nthe urn, of {STAFF} people, K = {options.clusters}: {time.perf_counter() - start:.0f} s")
+    for run, row in zip(runs, held_out(runs, x[test], counts[test]), strict=True):
+        skills = np.asarray(jax.nn.sigmoid(run.result.params["skill_mean_auto_loc"])).ravel()
+        print(f"{run.num_clusters:>4}{perplexity(np.array([row['evidence']]), total):>12.4f}  skills {skills.round(4)}")
 
 
-def describe(runs: list, x: np.ndarray, counts: np.ndarray, classes: np.ndarray) -> None:
+def describe(runs: list, x: np.ndarray, counts: np.ndarray) -> None:
     """How often the clusters of the first seed name the plurality category."""
     plurality = counts.argmax(1)
     agreement = counts.max(1) / counts.sum(1)
     print("\nshare for the plurality: on all images, where .9 of the people agree or more, where fewer do; by category")
-    print(f"{'alpha':>6}{'K':>3}{'k':>3}{'all':>7}{'clear':>7}{'hard':>7}  " + "".join(f"{c[:9]:>10}" for c in classes))
+    print(f"{'alpha':>6}{'K':>3}{'k':>3}{'all':>7}{'clear':>7}{'hard':>7}  " + "".join(f"{c[:9]:>10}" for c in CLASSES))
     for run in runs:
         if run.seed or run.num_clusters == 1:
             continue
         said = np.take_along_axis(run.cluster_probs(x), plurality[:, None, None], 2)[..., 0]
         for k in range(run.num_clusters):
-            cells = "".join(f"{said[plurality == c, k].mean():>10.3f}" for c in range(len(classes)))
+            cells = "".join(f"{said[plurality == c, k].mean():>10.3f}" for c in range(len(CLASSES)))
             means = (said[:, k].mean(), said[agreement >= 0.9, k].mean(), said[agreement < 0.9, k].mean())
             print(f"{run.alpha:>6g}{run.num_clusters:>3}{k:>3}" + "".join(f"{m:>7.3f}" for m in means) + f"  {cells}")
 

@@ -1,6 +1,6 @@
 """Clusters found from anonymous votes, and who belongs to them: paper B's Table 1, and the alpha half of Table 2.
 
-    python benchmarks/clusters.py digits cifar100_features [--seeds 5] [--items 20000] [--mode truncated]
+    python benchmarks/clusters.py digits cifar100_features [--seeds 5] [--items 20000] [--mode truncated] [--contexts 10]
 
 Six people make instance-dependent errors, at nominal rates of 5, 5, 20, 20, 35 and 35 %, and vote anonymously on every
 training item. Each is then placed among the clusters by 100 annotations of items that were not trained on. Methods that
@@ -33,7 +33,7 @@ from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_er
 
 RATES = (0.05, 0.05, 0.2, 0.2, 0.35, 0.35)
 GROUPS = np.array([0, 0, 1, 1, 2, 2])
-CLUSTERS, ALPHAS = (2, 3, 4, 5), (0.1, 1.0, 5.0, 50.0)
+ALPHAS = (0.1, 1.0, 5.0, 50.0)
 ANNOTATIONS, HELD_OUT = 100, 1000
 COLUMNS = ("ami", "ari", "dissimilarity", "gap", "accuracy", "perplexity")
 PUBLISHED = "paper B, Table 1 (K = 3), ARI / AMI: L2D-Pop -.061 / -.087; EA-L2D .444 / .502; LDA .444 / .615"
@@ -70,9 +70,10 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
     x, y, num_categories = load(name, seed, options.items)
     said = instance_dependent_experts(next(keys), x, y, num_categories, RATES, mode=options.mode)
     counts = vote_counts(anonymise(next(keys), said), num_categories)
-    cut = min(options.items, len(x) - HELD_OUT // 2)
-    context = np.arange(cut, cut + ANNOTATIONS)
-    test = slice(cut + ANNOTATIONS, cut + ANNOTATIONS + HELD_OUT)
+    cut = min(options.items, len(x) - HELD_OUT // 2 - ANNOTATIONS * (options.contexts - 1))
+    end = cut + ANNOTATIONS * options.contexts
+    contexts = np.arange(cut, end).reshape(options.contexts, ANNOTATIONS)
+    test = slice(end, end + HELD_OUT)
     fit_key, place_key, fuzzy_key, pop_key = (next(keys) for _ in range(4))
 
     def place(probs: np.ndarray, annotations: np.ndarray, concentration: float) -> np.ndarray:
@@ -89,7 +90,7 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
             fit_key,
             x[:cut],
             counts[:cut],
-            CLUSTERS,
+            options.clusters,
             program=program,
             num_people=len(RATES),
             alphas=ALPHAS,
@@ -100,21 +101,24 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
         for run, found in zip(runs, held_out(runs, x[test], counts[test]), strict=True):
             vote = perplexity(np.array([found["evidence"]]), np.array([counts[test].sum()]))
             right = (run.cluster_probs(x[test]).argmax(-1) == y[test, None]).mean()
-            probs = run.cluster_probs(x[context])
             method = f"LDA, alpha {run.alpha:g}" if program == "lda" else "urn"
-            table[run.num_clusters, method].append(score(place(probs, said[context], 1.0), right, vote))
-            table[run.num_clusters, f"{method}, prior .3"].append(score(place(probs, said[context], 0.3), right, vote))
-            if program == "urn":
-                soft = place(*given_votes(run, x[context], counts[context], said[context]), 0.3)
-                table[run.num_clusters, "urn, prior .3, votes"].append(score(soft, right, vote))
-    fit = train_l2d_pop(pop_key, x[context], said[context], y[context], num_categories, hidden=(128,))
-    representations = {
-        "EA-L2D": beta_representation(said[context], y[context], num_categories),
-        "L2D-Pop": fit.representation(x[context], said[context], y[context]),
-    }
-    for k in CLUSTERS:
-        for method, representation in representations.items():
-            table[k, method].append(score(fuzzy_partition(fuzzy_key, np.asarray(representation), k)))
+            for context in contexts:
+                probs = run.cluster_probs(x[context])
+                add = partial(score, accuracy=right, found=vote)
+                table[run.num_clusters, method].append(add(place(probs, said[context], 1.0)))
+                table[run.num_clusters, f"{method}, prior .3"].append(add(place(probs, said[context], 0.3)))
+                if program == "urn":
+                    soft = place(*given_votes(run, x[context], counts[context], said[context]), 0.3)
+                    table[run.num_clusters, "urn, prior .3, votes"].append(add(soft))
+    for context in contexts:
+        fit = train_l2d_pop(pop_key, x[context], said[context], y[context], num_categories, hidden=(128,))
+        representations = {
+            "EA-L2D": beta_representation(said[context], y[context], num_categories),
+            "L2D-Pop": fit.representation(x[context], said[context], y[context]),
+        }
+        for k in options.clusters:
+            for method, representation in representations.items():
+                table[k, method].append(score(fuzzy_partition(fuzzy_key, np.asarray(representation), k)))
     return realised_error(said, y)
 
 
@@ -140,11 +144,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of the urn")
     parser.add_argument("--lda-steps", type=int, default=400, help="of LDA, whose best epoch by validation comes early")
     parser.add_argument("--mode", choices=("truncated", "nominal"), default="truncated")
+    parser.add_argument("--clusters", type=int, nargs="+", default=(2, 3, 4, 5))
+    parser.add_argument("--contexts", type=int, default=1, help="sets of 100 annotated items a seed")
     options = parser.parse_args()
     for name in options.names:
         table: dict[tuple[int, str], list[dict[str, float]]] = defaultdict(list)
         errors = [run_seed(name, seed, options, table) for seed in range(options.seeds)]
-        print(f"\n{name}, {options.seeds} seeds; realised error rates {np.round(np.mean(errors, 0), 3)}")
+        print(
+            f"\n{name}, {options.seeds} seeds, {options.contexts} contexts; realised error rates {np.round(np.mean(errors, 0), 3)}"
+        )
         print(f"{'K':>2} {'method':<26}" + "".join(f"{c:>17}" for c in COLUMNS))
         for (k, method), rows in sorted(table.items()):
             values = np.array([[row[c] for c in COLUMNS] for row in rows])

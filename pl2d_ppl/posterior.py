@@ -169,7 +169,7 @@ class _Labels:
         elif "gate_probs" in found.outputs:
             self.sizes.setdefault(EXPERT, found.outputs["gate_probs"].shape[-1])
         self.dims = dims
-        self.coords = {**coords, **dict(self._names(coords))}
+        self.coords = {**{name: list(values) for name, values in coords.items()}, **dict(self._names(coords))}
 
     def _names(self, coords: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
         for name in (ITEM, EXPERT, CATEGORY, CLUSTER):

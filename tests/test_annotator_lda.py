@@ -335,7 +335,6 @@ def test_a_prior_of_alpha_needs_a_guide():
         (1e-4, 1e-2),
         (1.0, 1e-4),
         (1e3, 2e-2),
-        pytest.param(1e-8, 1e-2, marks=pytest.mark.xfail(strict=True, reason="1 + (alpha - 1) is 0 in float32: NaN")),
         pytest.param(1e5, 1e-1, marks=pytest.mark.xfail(strict=True, reason="gammaln(alpha) in float32")),
     ],
 )
@@ -348,6 +347,16 @@ def test_concentrations_far_from_one(form, alpha, tolerance):
         _, expected, slope = infer(form, logits, votes, alpha)
     np.testing.assert_allclose(gradient, slope, atol=1e-3)
     np.testing.assert_allclose(elbo, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="1 + (alpha - 1) is 0 in float32, no concentration")
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tiny_concentration(form):
+    logits, votes = random_votes(15)
+    rho, elbo, _ = infer(form, logits, votes, 1e-8, sweeps=500, tolerance=1e-6)
+    np.testing.assert_allclose(rho[2], 1e-8, rtol=1e-3)  # the item without votes
+    assert np.isfinite(elbo)
 
 
 UNDERFLOW = pytest.mark.xfail(strict=True, reason="exp(cluster_logits) underflows in float32: NaN")
