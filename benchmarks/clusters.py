@@ -1,6 +1,6 @@
 """Clusters found from anonymous votes, and who belongs to them: paper B's Table 1, and the alpha half of Table 2.
 
-    python benchmarks/clusters.py digits cifar100_features [--seeds 5] [--items 20000] [--mode truncated] [--contexts 10]
+    python benchmarks/clusters.py digits cifar100_features [--seeds 5] [--clusters 3] [--contexts 10] [--mode nominal]
 
 Six people make instance-dependent errors, at nominal rates of 5, 5, 20, 20, 35 and 35 %, and vote anonymously on every
 training item. Each is then placed among the clusters by 100 annotations of items that were not trained on. Methods that
@@ -150,9 +150,8 @@ def main() -> None:
     for name in options.names:
         table: dict[tuple[int, str], list[dict[str, float]]] = defaultdict(list)
         errors = [run_seed(name, seed, options, table) for seed in range(options.seeds)]
-        print(
-            f"\n{name}, {options.seeds} seeds, {options.contexts} contexts; realised error rates {np.round(np.mean(errors, 0), 3)}"
-        )
+        rates = np.round(np.mean(errors, 0), 3)
+        print(f"\n{name}, {options.seeds} seeds, contexts a seed {options.contexts}; realised error rates {rates}")
         print(f"{'K':>2} {'method':<26}" + "".join(f"{c:>17}" for c in COLUMNS))
         for (k, method), rows in sorted(table.items()):
             values = np.array([[row[c] for c in COLUMNS] for row in rows])
