@@ -125,12 +125,18 @@ def _given_votes(result: FitResult, x: NDArray, counts: NDArray, batch_size: int
     from pl2d_ppl.models.annotator_urn import cluster_probs
 
     shared = result.guide.continuous.median(result.params)  # type: ignore[attr-defined]
-    posterior = jax.jit(marginals(result.model, ["y"], params={**result.params, **shared}))
+    params = {**result.params, **shared}
+    posterior = _truth_posterior(result.model)
     chunks = []
     for i in range(0, len(x), batch_size):
-        truth = posterior(x=x[i : i + batch_size], counts=counts[i : i + batch_size])["y"][:, 0]
+        truth = posterior(params, x=x[i : i + batch_size], counts=counts[i : i + batch_size])["y"][:, 0]
         chunks.append(np.asarray(cluster_probs(truth, shared["skill"], shared["errors"])))
     return np.concatenate(chunks)
+
+
+@lru_cache(maxsize=32)
+def _truth_posterior(model: Callable) -> Callable:
+    return jax.jit(lambda params, **data: marginals(model, ["y"], params=params)(**data))
 
 
 def equal_sizes(num_people: int, num_clusters: int) -> tuple[int, ...]:

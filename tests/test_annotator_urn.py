@@ -38,6 +38,14 @@ def _quick_compilation():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture
+def thorough_compilation():
+    """For thousands of steps it pays."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 # --- By brute force ---------------------------------------------------------------------------------------
 
 
@@ -552,7 +560,7 @@ def simulated(num_items, skills, num_categories=4, keep=1.0, seed=0):
 
 
 @SLOW
-def test_skills_are_recovered_from_anonymous_votes():
+def test_skills_are_recovered_from_anonymous_votes(thorough_compilation):
     """From a start at which clusters hardly differ, so that not the prior but the votes tell them apart."""
     num_items, skills = 20_000, (0.95, 0.8, 0.6)
     model = partial(annotator_urn, truth=partial(MLP, 4, (), 4), sizes=(2, 2, 2), num_items=num_items)
