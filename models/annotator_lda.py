@@ -18,6 +18,8 @@ from pl2d_ppl.validation import check_concentration, check_votes
 
 __all__ = ["annotator_lda"]
 
+LEAST = -80.0  # log-probability of a vote: exp of it is still a normal float32
+
 
 def annotator_lda(
     x: Array,
@@ -48,7 +50,7 @@ def annotator_lda(
 
     Sites: plates ``item`` (dim -2) and ``vote`` (dim -1); latent ``u``, and with votes ``z``; ``alpha`` where it has
     a prior; observed ``votes`` or ``counts``; deterministic ``cluster_logits`` (N, K, C), normalised,
-    and ``vote_probs``, h of the categories that were voted for.
+    and ``vote_logits``, ``vote_probs``, of the categories that were voted for.
 
     Parameters
     ----------
@@ -73,24 +75,27 @@ def annotator_lda(
     Learning to Defer on Anonymously-Annotated Data, equations B.1 to B.29.
     """
     log_h = log_softmax(nnx_module("clusters", instantiate(clusters))(x))
-    check_votes(log_h, votes, counts)
+    check_votes(log_h, votes, counts, max_votes)
     cluster_logits = numpyro.deterministic("cluster_logits", log_h)
     num_batch, num_clusters, _ = cluster_logits.shape
     if isinstance(alpha, dist.Distribution):
         alpha = numpyro.sample("alpha", alpha)
-    alpha = jnp.broadcast_to(check_concentration(alpha, num_clusters), (num_clusters,))
+    alpha = jnp.asarray(check_concentration(alpha, num_clusters), log_h.dtype)
+    alpha = jnp.broadcast_to(alpha, (num_clusters,))
 
     if counts is not None:
         times, listed = jax.lax.top_k(counts, min(max_votes or counts.shape[1], counts.shape[1]))
     elif votes is not None:
         listed = jnp.maximum(votes, 0)
     if votes is not None or counts is not None:  # a site of its own, so that it is computed once and not every sweep
-        h = numpyro.deterministic("vote_probs", jnp.exp(jnp.take_along_axis(cluster_logits, listed[:, None], axis=-1)))
+        by_vote = jnp.take_along_axis(cluster_logits, listed[:, None], axis=-1)
+        vote_logits = numpyro.deterministic("vote_logits", by_vote)
+        vote_probs = numpyro.deterministic("vote_probs", jnp.exp(jnp.maximum(by_vote, LEAST)))
 
     with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
         u = numpyro.sample("u", dist.Dirichlet(alpha))
         if counts is not None:
-            mixture = jnp.einsum("nok,nkd->nod", u, h)
+            mixture = jnp.einsum("nok,nkd->nod", u, vote_probs)
             mixture = jnp.concatenate([mixture, jnp.maximum(1.0 - mixture.sum(-1, keepdims=True), 1e-30)], axis=-1)
             times = jnp.pad(times, ((0, 0), (0, 1)))[:, None]  # nobody voted for any other category
             numpyro.sample("counts", dist.Multinomial(times.sum(-1), mixture), obs=times)
@@ -98,4 +103,4 @@ def annotator_lda(
             with numpyro.plate("vote", votes.shape[1], dim=-1), mask(mask=votes >= 0):
                 z = numpyro.sample("z", dist.Categorical(probs=u), infer={"enumerate": "parallel"})
                 item, vote = jnp.ogrid[:num_batch, : votes.shape[1]]
-                numpyro.factor("votes", jnp.log(h[item, z, vote]))
+                numpyro.factor("votes", vote_logits[item, z, vote])

@@ -37,7 +37,13 @@ def right_votes(log_skill: Array, log_lapse: Array, sizes: Sequence[int]) -> Arr
     -------
     Array, shape (..., M+1, M+1)
         ln q(r, L), at [..., r, L]; -1e30 where r > L.
+
+    Raises
+    ------
+    ValueError
+        If sizes are not K whole numbers.
     """
+    _check_sizes(sizes, len(log_skill))
     num_people = int(sum(sizes))
     cluster = np.repeat(np.arange(len(sizes)), sizes)
     none = jnp.full((*log_skill.shape[1:], num_people + 1), LOG_ZERO, log_skill.dtype).at[..., 0].set(0.0)
@@ -61,6 +67,15 @@ def right_votes(log_skill: Array, log_lapse: Array, sizes: Sequence[int]) -> Arr
     return jnp.where(possible, table, LOG_ZERO)
 
 
+def _check_sizes(sizes: Sequence[int], num_clusters: int) -> None:
+    whole = np.ndim(sizes) == 1 and len(sizes) > 0 and all(int(n) == n and n >= 0 for n in sizes)
+    if not whole or len(sizes) != num_clusters:
+        raise ValueError(
+            f"Expected sizes of {num_clusters or 'some'} clusters as whole numbers, found {sizes!r}. Tell how many "
+            "people are in each, such as (2, 2, 2)."
+        )
+
+
 class StaffVotes(Distribution):
     """How many votes each category gets from a staff, given the truth.
 
@@ -80,6 +95,7 @@ class StaffVotes(Distribution):
         "truth": constraints.nonnegative_integer,
         "total_count": constraints.nonnegative_integer,
     }
+    pytree_data_fields = ("truth", "log_right", "log_errors", "total_count")
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
     def __init__(
@@ -102,13 +118,16 @@ class StaffVotes(Distribution):
         """Log-probability of counts, shape (..., C)."""
         is_truth = self._is_truth()
         counts = value.astype(self.log_errors.dtype)
-        wrong = jnp.where(is_truth, 0.0, counts * jnp.where(is_truth, 0.0, self.log_errors)).sum(-1)
+        log_errors = jnp.where(is_truth, 0.0, jnp.maximum(self.log_errors, LOG_ZERO))
+        wrong = (counts * log_errors).sum(-1)
         right, total = jnp.where(is_truth, value, 0).sum(-1), value.sum(-1)
         side = self.log_right.shape[-1]
         flat = self.log_right.reshape(*self.log_right.shape[:-2], side * side)
         index = jnp.minimum(right, side - 1) * side + jnp.minimum(total, side - 1)
+        index = index.reshape((1,) * (flat.ndim - 1 - index.ndim) + index.shape)
         flat = flat.reshape((1,) * (index.ndim + 1 - flat.ndim) + flat.shape)
-        pattern = jnp.where(total < side, jnp.take_along_axis(flat, index[..., None], -1)[..., 0], LOG_ZERO)
+        pattern = jnp.take_along_axis(flat, index[..., None], -1)[..., 0]
+        pattern = jnp.where((total < side) & (total == self.total_count), pattern, LOG_ZERO)
         return pattern + wrong + gammaln(counts.sum(-1) + 1) - gammaln(counts + 1).sum(-1)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -125,7 +144,7 @@ class StaffVotes(Distribution):
         others = jnp.where(self._is_truth(), 0.0, jnp.exp(self.log_errors))
         others = jnp.broadcast_to(others / others.sum(-1, keepdims=True), (*shape, *self.event_shape))
         wrong = multinomial(wrong_key, others, (total - right)[..., 0], shape=shape, total_count_max=side - 1)
-        return jnp.where(self._is_truth(), right, wrong)
+        return jnp.where(self._is_truth(), right, wrong).astype(jnp.int32)
 
     def _is_truth(self) -> Array:
         return jnp.arange(self.event_shape[0]) == jnp.asarray(self.truth)[..., None]

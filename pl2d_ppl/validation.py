@@ -13,6 +13,7 @@ __all__ = [
     "check_deferral",
     "check_keys",
     "check_labels",
+    "check_staff",
     "check_votes",
 ]
 
@@ -159,7 +160,34 @@ def check_labels(data: Mapping[str, Any], sites: Mapping[str, jax.ShapeDtypeStru
             )
 
 
-def check_votes(cluster_logits: Any, votes: Any, counts: Any) -> None:
+def check_staff(truth_logits: Any, sizes: Any, votes: Any, counts: Any) -> None:
+    """Check a program of votes by a staff of which nobody votes twice, as far as it is known before compilation.
+
+    Raises
+    ------
+    ValueError
+        If the network's output is not (N, C), sizes are not whole numbers from 1, or an item has more votes than
+        there are people.
+    """
+    if truth_logits.ndim != 2:
+        raise ValueError(f"Expected a network of the truth with outputs (N, C), found {truth_logits.shape}.")
+    if np.ndim(sizes) != 1 or not len(sizes) or not all(int(n) == n and n >= 1 for n in sizes):
+        raise ValueError(
+            f"Expected sizes as whole numbers of people, at least 1 in a cluster, such as (2, 2, 2), found {sizes!r}."
+        )
+    if any(isinstance(a, jax.core.Tracer) for a in (votes, counts)):
+        return
+    cast = [np.asarray(votes) >= 0] if votes is not None and np.ndim(votes) == 2 else []
+    cast += [np.asarray(counts)] if counts is not None and np.ndim(counts) == 2 else []
+    most = max((int(a.sum(1).max()) for a in cast if a.size), default=0)
+    if most > sum(sizes):
+        raise ValueError(
+            f"Expected as many people as votes on an item at least, since nobody votes twice, found {sum(sizes)} "
+            f"people, sizes {tuple(sizes)}, and an item with {most} votes. Raise the sizes, or take annotator_lda."
+        )
+
+
+def check_votes(cluster_logits: Any, votes: Any, counts: Any, max_votes: int | None = None) -> None:
     """Check that the networks of a program of anonymous votes fit together with its votes.
 
     Raises
@@ -182,6 +210,20 @@ def check_votes(cluster_logits: Any, votes: Any, counts: Any) -> None:
         )
     if votes is not None and (votes.ndim != 2 or len(votes) != num_items):
         raise ValueError(f"Expected votes of shape ({num_items}, L), one row an item, found {votes.shape}.")
+    if votes is not None and not isinstance(votes, jax.core.Tracer) and np.size(votes):
+        largest = int(np.asarray(votes).max())
+        if largest >= num_categories:
+            raise ValueError(
+                f"Expected labels in -1..{num_categories - 1} in data['votes'], since the networks have "
+                f"{num_categories} outputs, found {largest}. Widen the networks, or mend the labels."
+            )
+    if counts is not None and max_votes is not None and not isinstance(counts, jax.core.Tracer):
+        distinct = int((np.asarray(counts) > 0).sum(1).max())
+        if distinct > max_votes:
+            raise ValueError(
+                f"Expected at most max_votes={max_votes} votes on an item, found votes for {distinct} categories. "
+                "Raise max_votes, or leave it out."
+            )
 
 
 def check_concentration(alpha: Any, size: int) -> Any:
