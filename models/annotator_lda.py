@@ -14,7 +14,7 @@ from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 
 from pl2d_ppl.networks import instantiate
-from pl2d_ppl.validation import check_concentration, check_votes
+from pl2d_ppl.validation import check_concentration, check_vote_values, check_votes
 
 __all__ = ["annotator_lda"]
 
@@ -75,7 +75,8 @@ def annotator_lda(
     Learning to Defer on Anonymously-Annotated Data, equations B.1 to B.29.
     """
     log_h = log_softmax(nnx_module("clusters", instantiate(clusters))(x))
-    check_votes(log_h, votes, counts, max_votes)
+    check_votes(log_h, votes, counts)
+    check_vote_values(log_h.shape[-1], votes, counts, max_votes)
     cluster_logits = numpyro.deterministic("cluster_logits", log_h)
     num_batch, num_clusters, _ = cluster_logits.shape
     if isinstance(alpha, dist.Distribution):

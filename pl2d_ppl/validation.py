@@ -14,6 +14,7 @@ __all__ = [
     "check_keys",
     "check_labels",
     "check_staff",
+    "check_vote_values",
     "check_votes",
 ]
 
@@ -187,7 +188,7 @@ def check_staff(truth_logits: Any, sizes: Any, votes: Any, counts: Any) -> None:
         )
 
 
-def check_votes(cluster_logits: Any, votes: Any, counts: Any, max_votes: int | None = None) -> None:
+def check_votes(cluster_logits: Any, votes: Any, counts: Any) -> None:
     """Check that the networks of a program of anonymous votes fit together with its votes.
 
     Raises
@@ -210,6 +211,16 @@ def check_votes(cluster_logits: Any, votes: Any, counts: Any, max_votes: int | N
         )
     if votes is not None and (votes.ndim != 2 or len(votes) != num_items):
         raise ValueError(f"Expected votes of shape ({num_items}, L), one row an item, found {votes.shape}.")
+
+
+def check_vote_values(num_categories: int, votes: Any, counts: Any, max_votes: int | None) -> None:
+    """Check votes against the number of categories, and of votes on an item, where they are known.
+
+    Raises
+    ------
+    ValueError
+        If a vote is too large, or more than max_votes categories got votes on an item.
+    """
     if votes is not None and not isinstance(votes, jax.core.Tracer) and np.size(votes):
         largest = int(np.asarray(votes).max())
         if largest >= num_categories:
