@@ -27,6 +27,8 @@ from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.annotator_lda import annotator_lda
 from pl2d_ppl.programs import compile_programs
 
+pytestmark = pytest.mark.slow  # a compilation for nearly every test: `make check` is to take three minutes
+
 FORMS = ("votes", "counts")
 KEY = jax.random.key(0)
 SITES = ["u", "z"]

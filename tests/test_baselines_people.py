@@ -17,6 +17,8 @@ from pl2d_ppl.baselines.l2d_pop import PopulationL2D, train_l2d_pop
 from pl2d_ppl.networks import MLP
 from pl2d_ppl.partitions import partition_scores
 
+pytestmark = pytest.mark.slow  # a compilation for nearly every test: `make check` is to take three minutes
+
 C = 4
 
 

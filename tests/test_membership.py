@@ -30,6 +30,8 @@ from pl2d_ppl.networks import MLP, instantiate
 from pl2d_ppl.placing import log_likelihood, maximise_membership, sample_membership
 from pl2d_ppl.simplex import LogRatio, ascend, em_step
 
+pytestmark = pytest.mark.slow  # a compilation for nearly every test: `make check` is to take three minutes
+
 KEY = jax.random.key(0)
 
 
