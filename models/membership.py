@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -11,6 +10,7 @@ from jax import Array
 from numpyro.handlers import mask
 
 from pl2d_ppl.mixture import CategoricalMixture
+from pl2d_ppl.validation import check_concentration
 
 __all__ = ["membership"]
 
@@ -46,23 +46,11 @@ def membership(cluster_probs: Array, annotations: Array | None = None, *, concen
     Learning to Defer on Anonymously-Annotated Data, equations B.2 and B.3.
     """
     num_items, num_clusters, _ = np.shape(cluster_probs)
-    concentration = _broadcast(concentration, num_clusters)
+    check_concentration(concentration, num_clusters, "concentration", "1 for a uniform prior")
+    concentration = jnp.broadcast_to(jnp.asarray(concentration, jnp.result_type(float)), (num_clusters,))
     omega = numpyro.sample("membership", dist.Dirichlet(concentration))
     said = True if annotations is None else annotations >= 0
     value = None if annotations is None else jnp.maximum(annotations, 0)
     with numpyro.plate("item", num_items, dim=-1), mask(mask=said):
         # Categorical(omega @ cluster_probs), but C times cheaper where the category is observed.
         numpyro.sample("annotation", CategoricalMixture(omega, cluster_probs), obs=value)
-
-
-def _broadcast(concentration: Any, num_clusters: int) -> Array:
-    """Check the concentration, as far as it is known before compilation, and give every cluster its own."""
-    if np.shape(concentration) not in ((), (1,), (num_clusters,)):
-        raise ValueError(
-            f"Expected a concentration, or one for each of {num_clusters} clusters, found shape "
-            f"{np.shape(concentration)}."
-        )
-    known = not isinstance(concentration, jax.core.Tracer)
-    if known and not (np.all(np.isfinite(concentration)) and np.all(np.asarray(concentration) > 0)):
-        raise ValueError(f"Expected a positive concentration, found {concentration}. Pass 1 for a uniform prior.")
-    return jnp.broadcast_to(jnp.asarray(concentration, jnp.result_type(float)), (num_clusters,))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pl2d_ppl.checkpoint import check_writable, written_whole
 from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clusters, held_out
-from pl2d_ppl.commands import save_figure
+from pl2d_ppl.commands import save_figure, standardisation
 from pl2d_ppl.data import Votes, read_votes
 from pl2d_ppl.model_choice import choose_num_clusters, marginal_perplexity, perplexity, relative_perplexity_change
 from pl2d_ppl.placing import sample_membership
@@ -54,7 +54,8 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
     votes = read_votes(path)
     check_writable(out / "clusters.json")
     split_key, fit_key, member_key, draw_key = jax.random.split(jax.random.key(options.seed), 4)
-    x = _standardised(votes.x)
+    mean, scale = standardisation(votes)
+    x = ((votes.x - mean) / scale).astype(np.float32)
     order = np.asarray(jax.random.permutation(split_key, len(x)))
     train, test = np.split(order, [len(x) - max(1, int(len(x) * options.test_share))])
     runs = fit_clusters(
@@ -74,13 +75,6 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
     members = place_people(member_key, best, x, votes, options.concentration) if votes.annotators else None
     written = _write(out, report, best, members, x, votes, test, draw_key)
     return "\n".join([_table(report), *_people(members), f"Written: {', '.join(written)}"])
-
-
-def _standardised(x: NDArray) -> NDArray:
-    if x.ndim != 2:
-        return x
-    scale = x.std(0, dtype=np.float64)
-    return ((x - x.mean(0, dtype=np.float64)) / np.where(scale > 0, scale, 1.0)).astype(np.float32)
 
 
 def _rows(runs: Sequence[ClusterRun], x: NDArray, counts: NDArray) -> list[dict[str, Any]]:

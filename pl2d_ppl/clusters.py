@@ -12,13 +12,14 @@ import optax
 from jax import Array
 from jax.scipy.special import gammaln
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from pl2d_ppl.lda_evidence import evidence_states, lda_evidence
 from pl2d_ppl.marginals import marginals
 from pl2d_ppl.networks import Ensemble, network_for
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.simulate import votes_of_counts
-from pl2d_ppl.train import fit
+from pl2d_ppl.train import fit, total_loss
 
 __all__ = ["ClusterRun", "ClusterTraining", "equal_sizes", "fit_clusters", "held_out"]
 
@@ -112,9 +113,7 @@ class ClusterRun:
             If counts are given to LDA, in which votes do not depend on a truth.
         """
         if counts is None:
-            logits = self.fits.outputs(x)["cluster_logits"][self.index, 0, :, : self.num_clusters]
-            probs = np.exp(logits - logits.max(-1, keepdims=True))
-            return probs / probs.sum(-1, keepdims=True)
+            return softmax(self.result.outputs(x)["cluster_logits"][0, :, : self.num_clusters], axis=-1)
         if self.program != "urn":
             raise ValueError("Expected no counts with LDA, in which the votes of others tell nothing, found some.")
         return _given_votes(self.result, np.asarray(x, np.float32), np.asarray(counts, np.int32), batch_size)
@@ -210,14 +209,15 @@ def fit_clusters(
         If an argument is malformed.
     """
     x, counts = np.asarray(x), np.asarray(counts)
-    people = int(counts.sum(1).max()) if num_people is None else num_people
-    _check_request(num_clusters, seeds, program, people, counts)
+    most = int(counts.sum(1).max())
+    people = most if num_people is None else num_people
+    _check_request(num_clusters, seeds, program, people, most)
     training = training or ClusterTraining()
     split_key, *keys = jax.random.split(rng_key, seeds + 1)
     order = np.asarray(jax.random.permutation(split_key, len(x)))
     held = int(len(x) * validation_share)
     parts = [{"x": x[rows], "counts": counts[rows].astype(np.int32)} for rows in (order[held:], order[:held])]
-    shape = _Shape(x.shape[1:], counts.shape[1], training, len(parts[0]["x"]), int(counts.sum(1).max()))
+    shape = _Shape(x.shape[1:], counts.shape[1], training, len(parts[0]["x"]), most)
 
     def run(build: tuple, copies: int, arguments: dict) -> FitResult:
         model, guide, optimizer = build
@@ -246,7 +246,7 @@ def fit_clusters(
     return [ClusterRun("lda", *run, batch, i) for i, run in enumerate(runs)]
 
 
-def _check_request(num_clusters: Sequence[int], seeds: int, program: str, people: int, counts: NDArray) -> None:
+def _check_request(num_clusters: Sequence[int], seeds: int, program: str, people: int, most: int) -> None:
     if program not in get_args(ProgramName):
         raise ValueError(f"Expected a program out of {', '.join(get_args(ProgramName))}, found {program!r}.")
     if not num_clusters or min(num_clusters) < 1 or len(set(num_clusters)) < len(num_clusters):
@@ -254,7 +254,6 @@ def _check_request(num_clusters: Sequence[int], seeds: int, program: str, people
     if seeds < 1:
         raise ValueError(f"Expected at least one seed, found {seeds}.")
     if program == "urn":
-        most = int(counts.sum(1).max())
         if people < most:
             raise ValueError(
                 f"Expected as many people as votes on an item, since nobody votes twice, found {people} people and "
@@ -341,20 +340,12 @@ def held_out(runs: Sequence[ClusterRun], x: Any, counts: Any, *, batch_size: int
     rows = []
     for run in runs:
         if id(run.fits) not in bounds:
-            bounds[id(run.fits)] = _bound(run.fits, x, counts, batch_size) - orders
+            programs, data = run.fits.programs, {"x": x, "counts": counts}
+            loss = total_loss(programs.local_loss, run.fits.leaves, run.fits.best_state, data, batch_size)
+            bounds[id(run.fits)] = -loss - orders
         elbo = float(bounds[id(run.fits)][run.index])
         rows.append({"elbo": elbo, "evidence": elbo if run.program == "urn" else _evidence(run, x, counts)})
     return rows
-
-
-def _bound(fits: FitResult, x: Array, counts: Array, batch_size: int) -> NDArray:
-    """Sum of the local bound, shape (R,)."""
-    total = np.zeros(())
-    for i in range(0, len(x), batch_size):
-        batch = {"x": x[i : i + batch_size], "counts": counts[i : i + batch_size]}
-        loss = fits.programs.local_loss(fits.leaves, fits.best_state, jax.random.key(0), batch)
-        total = total - np.asarray(loss, float) * len(batch["x"])
-    return total
 
 
 def _evidence(run: ClusterRun, x: Array, counts: Array) -> float:

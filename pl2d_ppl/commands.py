@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pl2d_ppl.checkpoint import check_writable, load, written_whole
-from pl2d_ppl.data import Annotated, read_npz, standardise
+from pl2d_ppl.data import Annotated, Votes, read_npz, standardise
 from pl2d_ppl.handlers import workload
 from pl2d_ppl.methods import GuideName, Training, build_method
 from pl2d_ppl.plots import plot_curve
@@ -125,7 +125,7 @@ def run_fit(path: Path, out: Path, options: FitOptions) -> str:
     lower, upper = _bounds(options, names)
     check_writable(out, marker="settings.json")
     batch_size = min(options.batch_size, data.num_items)
-    mean, scale = _standardisation(data)
+    mean, scale = standardisation(data)
     (scaled,) = standardise(data) if data.x.ndim == 2 else (data,)
     settings = {
         "annotators": list(data.annotators),
@@ -177,7 +177,8 @@ def _programs(data: Annotated, settings: Mapping[str, Any]) -> tuple:
     return model, guide, training.optimizer(data.num_items)
 
 
-def _standardisation(data: Annotated) -> tuple[np.ndarray, np.ndarray]:
+def standardisation(data: Annotated | Votes) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale of features, 0 and 1 of images."""
     if data.x.ndim != 2:
         return np.zeros(()), np.ones(())
     scale = data.x.std(0, dtype=np.float64)

@@ -26,10 +26,7 @@ def plot_curve(reports: Mapping[str, Mapping[str, Any]], *, offsets: bool = True
     matplotlib.axes.Axes
         The plot.
     """
-    from matplotlib.figure import Figure
-
-    if ax is None:
-        ax = Figure(figsize=(6.4, 4.4), layout="constrained").subplots()
+    ax = _axes(ax, 6.4, 4.4)
     suffix = "_offset" if offsets else ""
     for index, (name, report) in enumerate(reports.items()):
         coverage, accuracy = (np.asarray(report[key + suffix], float) for key in ("coverage", "accuracy"))
@@ -74,10 +71,7 @@ def plot_perplexity(rows: Sequence[Mapping[str, Any]], *, chosen: int | None = N
     matplotlib.axes.Axes
         The plot.
     """
-    from matplotlib.figure import Figure
-
-    if ax is None:
-        ax = Figure(figsize=(5.2, 3.6), layout="constrained").subplots()
+    ax = _axes(ax, 5.2, 3.6)
     num_clusters = np.array([row["num_clusters"] for row in rows])
     candidates = np.unique(num_clusters)
     for index, (kind, label) in enumerate({"elbo": "bound", "evidence": "exact evidence"}.items()):
@@ -121,12 +115,8 @@ def plot_heatmap(
     matplotlib.axes.Axes
         The plot.
     """
-    from matplotlib.figure import Figure
-
     values = np.asarray(values, float)
-    if ax is None:
-        width = min(20.0, 2.4 + 0.72 * len(columns))
-        ax = Figure(figsize=(width, 1.7 + 0.55 * len(rows)), layout="constrained").subplots()
+    ax = _axes(ax, min(20.0, 2.4 + 0.72 * len(columns)), 1.7 + 0.55 * len(rows))
     image = ax.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
     long = max(map(len, columns)) > 6
     ax.set_xticks(range(len(columns)), columns, rotation=45 if long else 0, ha="right" if long else "center")
@@ -139,3 +129,10 @@ def plot_heatmap(
     ax.set_title(label, fontsize="medium")
     ax.figure.colorbar(image, ax=ax)
     return ax
+
+
+def _axes(ax: Any, width: float, height: float) -> Any:
+    """Return the axes given, or new ones of a size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax

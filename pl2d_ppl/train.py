@@ -226,9 +226,34 @@ def validation_loss(result: FitResult, data: Mapping[str, Array], batch_size: in
         The loss.
     """
     num_items = len(next(iter(data.values())))
+    return total_loss(result.programs.evaluate, result.leaves, result.state, data, batch_size) / num_items
+
+
+def total_loss(
+    loss: Callable, leaves: tuple[Array, ...], state: Any, data: Mapping[str, Array], batch_size: int
+) -> np.ndarray:
+    """Sum a loss over items, a batch at a time.
+
+    Parameters
+    ----------
+    loss : callable
+        Of :class:`~pl2d_ppl.programs.Programs`, such as ``evaluate``: the mean loss of a batch.
+    leaves, state : tuple of Array, SVIState
+        What it is evaluated at.
+    data : mapping of str to array, shape (N, ...)
+        The items.
+    batch_size : int
+        Items at a time.
+
+    Returns
+    -------
+    array, shape () or (R,)
+        The sum.
+    """
+    num_items = len(next(iter(data.values())))
     total = np.zeros(())
     for start in range(0, num_items, batch_size):
         batch = {name: a[start : start + batch_size] for name, a in data.items()}
-        loss = result.programs.evaluate(result.leaves, result.state, jax.random.key(0), batch)
-        total = total + np.asarray(loss) * min(batch_size, num_items - start)
-    return total / num_items
+        mean = np.asarray(loss(leaves, state, jax.random.key(0), batch), float)
+        total = total + mean * min(batch_size, num_items - start)
+    return total

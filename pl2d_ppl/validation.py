@@ -237,7 +237,9 @@ def check_vote_values(num_categories: int, votes: Any, counts: Any, max_votes: i
             )
 
 
-def check_concentration(alpha: Any, size: int) -> Any:
+def check_concentration(
+    alpha: Any, size: int, name: str = "concentration alpha", hint: str = "50, or at least 2"
+) -> Any:
     """Check the concentration of a Dirichlet, as far as it is known before compilation; return it.
 
     Raises
@@ -246,9 +248,9 @@ def check_concentration(alpha: Any, size: int) -> Any:
         If it is neither a number nor one a component, or not positive.
     """
     if np.shape(alpha) not in ((), (1,), (size,)):
-        raise ValueError(f"Expected a concentration alpha, or one for each of {size}, found shape {np.shape(alpha)}.")
+        raise ValueError(f"Expected a {name}, or one for each of {size}, found shape {np.shape(alpha)}.")
     if not isinstance(alpha, jax.core.Tracer) and not (np.all(np.isfinite(alpha)) and np.all(np.asarray(alpha) > 0)):
-        raise ValueError(f"Expected a positive concentration alpha, found {alpha}. Pass 50, or at least 2.")
+        raise ValueError(f"Expected a positive {name}, found {alpha}. Pass {hint}.")
     return alpha
 
 
