@@ -151,7 +151,7 @@ def load(
         Folder that :func:`save` wrote.
     model, guide, optimizer : callable, callable, optax.GradientTransformation
         What was fitted: programs are code, and are not written to disk.
-    arguments : mapping of str to array, optional
+    arguments : mapping of str to pytree of array, optional
         As for the fit.
     max_plate_nesting : int
         Number of batch dimensions that plates may use.

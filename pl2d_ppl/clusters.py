@@ -17,6 +17,7 @@ from scipy.special import softmax
 from pl2d_ppl.lda_evidence import evidence_states, lda_evidence
 from pl2d_ppl.marginals import marginals
 from pl2d_ppl.networks import Ensemble, network_for
+from pl2d_ppl.programs import PerRun
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.simulate import votes_of_counts
 from pl2d_ppl.train import fit, total_loss
@@ -241,7 +242,7 @@ def fit_clusters(
     settings = [(k, a) for k in num_clusters for a in alphas]
     largest = max(num_clusters)
     alpha = [[a] * k + [INACTIVE] * (largest - k) for k, a in settings for _ in range(seeds)]
-    batch = run(_lda(shape, largest), len(settings), {"alpha": np.array(alpha, np.float32)})
+    batch = run(_lda(shape, largest), len(settings), {"alpha": PerRun(np.array(alpha, np.float32))})
     runs = [(k, s, a) for k, a in settings for s in range(seeds)]
     return [ClusterRun("lda", *run, batch, i) for i, run in enumerate(runs)]
 

@@ -1,25 +1,84 @@
 """Flax networks for the models: how a program gets one, its mode, and a few that suit the papers."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro
 from flax import nnx
 from jax import Array
+from numpyro.contrib.module import nnx_module
 from numpyro.primitives import Messenger, apply_stack
 
-__all__ = ["MLP", "ConvNet", "Ensemble", "evaluation", "instantiate", "network_for"]
+__all__ = ["MLP", "ConvNet", "Ensemble", "Frozen", "apply_network", "evaluation", "instantiate", "network_for"]
 
 MODE_MESSAGE = "network_mode"
 
-Network = nnx.Module | Callable[..., nnx.Module]
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Frozen:
+    """A trained network that is used as it is: no gradient reaches it, and it drops nothing out.
+
+    It is a pytree of its weights, so that it can be an argument of a fit: another network of the same architecture is
+    not another compilation.
+
+    Attributes
+    ----------
+    graph : nnx.GraphDef
+        Everything about the network but its weights.
+    state : pytree of Array
+        Its weights, and statistics.
+    """
+
+    graph: nnx.GraphDef = field(metadata={"static": True})
+    state: Any
+
+    @classmethod
+    def of(cls, network: nnx.Module) -> "Frozen":
+        """Freeze a module."""
+        network = nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
+        return cls(*nnx.split(network))
+
+    @property
+    def module(self) -> nnx.Module:
+        """The network as a module, to go on training from."""
+        return nnx.merge(self.graph, self.state)
+
+    def __call__(self, x: Array) -> Array:
+        """Evaluate the network."""
+        return nnx.merge(self.graph, jax.lax.stop_gradient(self.state))(x)
 
 
-def instantiate(network: Network) -> nnx.Module:
+Network = nnx.Module | Callable[..., nnx.Module] | Frozen
+
+
+def apply_network(name: str, network: Network, x: Array) -> Array:
+    """Evaluate a network of a program.
+
+    Parameters
+    ----------
+    name : str
+        Of its parameters, ``{name}$params``.
+    network : nnx.Module or callable or Frozen
+        What is trained, see :func:`instantiate`, or is not.
+    x : array, shape (N, ...)
+        Inputs.
+
+    Returns
+    -------
+    array
+        Its outputs.
+    """
+    return network(x) if isinstance(network, Frozen) else nnx_module(name, instantiate(network))(x)
+
+
+def instantiate(network: nnx.Module | Callable[..., nnx.Module]) -> nnx.Module:
     """Return the module that a program passes to ``nnx_module`` or ``random_nnx_module``.
 
     Parameters

@@ -15,7 +15,7 @@ from numpyro.infer.svi import SVIState
 from pl2d_ppl.elbo import EnumELBO
 from pl2d_ppl.networks import evaluation
 
-__all__ = ["Programs", "compile_programs"]
+__all__ = ["PerRun", "Programs", "compile_programs"]
 
 Batch = Mapping[str, Array]
 
@@ -33,14 +33,43 @@ def compile_programs(
     Programs are kept: the same model, guide and optimizer, with other bounds, are not compiled again.
     """
     kept = _Bare(guide) if jax.tree_util.all_leaves([guide]) else guide
-    leaves, structure = jax.tree.flatten((kept, {n: jnp.asarray(a) for n, a in (arguments or {}).items()}))
-    has_runs = tuple(jnp.ndim(leaf) > 1 for leaf in leaves)
+    given = {name: _arrays(value) for name, value in (arguments or {}).items()}
+    leaves, structure = jax.tree.flatten((kept, given))
+    of_runs = {n: [isinstance(a, PerRun)] * len(jax.tree.leaves(a)) for n, a in given.items()}
+    has_runs = tuple(jax.tree.leaves((jax.tree.map(lambda bound: jnp.ndim(bound) > 1, kept), of_runs)))
     if any(has_runs) and not batched:
         raise ValueError(
-            "Expected bounds and arguments of shape (K,) with a single key, found some with an axis of runs. Pass as "
-            "many keys: jax.random.split(rng_key, runs)."
+            "Expected bounds of shape (K,), and arguments that are not PerRun, with a single key, found some with an "
+            "axis of runs. Pass as many keys: jax.random.split(rng_key, runs)."
         )
     return _cached(model, structure, has_runs, optimizer, batched, max_plate_nesting), tuple(leaves)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PerRun:
+    """An argument of which every run of a batch has its own.
+
+    Attributes
+    ----------
+    value : pytree of array, shape (R, ...)
+        The argument, with an axis of runs in front.
+    """
+
+    value: Any
+
+
+def one_run(argument: Any, index: int = 0) -> Any:
+    """Take what one run gets of an argument."""
+    argument = _arrays(argument)
+    return jax.tree.map(lambda a: a[index], argument.value) if isinstance(argument, PerRun) else argument
+
+
+def _arrays(argument: Any) -> Any:
+    """Make arrays of what an argument consists of; a list of numbers is one."""
+    if isinstance(argument, PerRun):
+        return PerRun(_arrays(argument.value))
+    return jnp.asarray(argument) if isinstance(argument, list | tuple) else jax.tree.map(jnp.asarray, argument)
 
 
 @jax.tree_util.register_static
@@ -86,7 +115,7 @@ class Programs:
     ):
         self.model, self.batched = model, batched
         self.signature = (model, structure, has_runs, optimizer, batched, max_plate_nesting)
-        self._structure, self._optimizer = structure, optimizer
+        self._structure, self._has_runs, self._optimizer = structure, has_runs, optimizer
         self._elbo = EnumELBO(max_plate_nesting)
         self._constrain: Callable = dict
         self._optim: Any = None  # with _constrain set by the first trace of _init
@@ -121,11 +150,15 @@ class Programs:
 
     def call(self, leaves: tuple[Array, ...], batch: Batch) -> dict[str, Array]:
         """Put the arguments of both programs together."""
-        return {**batch, **jax.tree.unflatten(self._structure, leaves)[1]}
+        arguments = jax.tree.unflatten(self._structure, leaves)[1]
+        return {**batch, **{n: a.value if isinstance(a, PerRun) else a for n, a in arguments.items()}}
+
+    def _of_run(self, leaves: tuple[Array, ...], index: int) -> tuple[Array, ...]:
+        return tuple(leaf[index] if own else leaf for leaf, own in zip(leaves, self._has_runs, strict=True))
 
     def single(self, leaves: tuple[Array, ...], index: int) -> tuple["Programs", tuple[Array, ...]]:
         """Return the programs of one run of a batch."""
-        leaves = tuple(leaf[index] if leaf.ndim > 1 else leaf for leaf in leaves)
+        leaves = self._of_run(leaves, index)
         programs, leaves = compile_programs(
             self.model, self.guide(leaves), self._optimizer, False, self.max_plate_nesting, self.call(leaves, {})
         )
@@ -137,11 +170,11 @@ class Programs:
         """Shapes of the deterministic sites of one run; the programs' own errors show here, before compilation."""
 
         def sites(leaves: tuple[Array, ...], keys: Array) -> dict[str, Array]:
-            first = tuple(leaf[0] if leaf.ndim > 1 else leaf for leaf in leaves)
+            first = self._of_run(leaves, 0)
             key = keys[0] if self.batched else keys
             return self._trace(first, self._init(first, key, batch), key, batch)[0]
 
-        runs = {leaf.shape[0] for leaf in leaves if leaf.ndim > 1}
+        runs = {leaf.shape[0] for leaf, own in zip(leaves, self._has_runs, strict=True) if own}
         if self.batched and runs and runs != {len(keys)}:
             raise ValueError(
                 f"Expected bounds and arguments of {len(keys)} runs, one for each key, found {sorted(runs)}."

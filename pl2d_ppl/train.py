@@ -13,7 +13,7 @@ from numpyro.handlers import block, seed
 from numpyro.primitives import Messenger
 from tqdm.auto import tqdm
 
-from pl2d_ppl.programs import Programs, compile_programs
+from pl2d_ppl.programs import Programs, compile_programs, one_run
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.validation import check_arguments, check_data, check_keys, check_labels
 
@@ -78,9 +78,10 @@ def fit(
         Passes over the data. Every epoch shuffles anew, and leaves out what does not fill a batch.
     batch_size : int
         Items a step.
-    arguments : mapping of str to array, shape (K,) or (R, K), optional
-        What both programs take besides, the same for every item, such as ``alpha`` of ``annotator_lda``. It is
-        traced: another value is not another compilation, and every run of a batch may have its own.
+    arguments : mapping of str to pytree of array, optional
+        What both programs take besides, the same for every item, such as ``alpha`` of ``annotator_lda``, or a network.
+        It is traced: another value is not another compilation. With :class:`~pl2d_ppl.programs.PerRun` around it,
+        every run of a batch has its own.
     validation : mapping, optional
         Held-out data of the same form. Its loss is recorded after every epoch, with networks in evaluation mode,
         and predictions come from the epoch at which it was lowest.
@@ -118,8 +119,8 @@ def fit(
     programs, leaves = compile_programs(model, guide, optimizer, rng_key.ndim == 1, max_plate_nesting, arguments)
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
     first = {name: a[:batch_size] for name, a in arrays.items()}
-    one_run = {n: np.asarray(a)[0] if np.ndim(a) > 1 else a for n, a in (arguments or {}).items()}
-    _set_up_autoguides(guide, rng_key if rng_key.ndim == 0 else rng_key[0], {**first, **one_run})
+    of_first = {n: one_run(a) for n, a in (arguments or {}).items()}
+    _set_up_autoguides(guide, rng_key if rng_key.ndim == 0 else rng_key[0], {**first, **of_first})
     sites = programs.probe(leaves, rng_key, first)
     check_labels(data, sites, "data")
     check_labels(validation or {}, sites, "validation")

@@ -8,11 +8,14 @@ import numpy as np
 
 __all__ = [
     "check_arguments",
+    "check_cluster_deferral",
     "check_concentration",
     "check_data",
     "check_deferral",
     "check_keys",
     "check_labels",
+    "check_membership",
+    "check_pooling",
     "check_staff",
     "check_vote_values",
     "check_votes",
@@ -29,7 +32,7 @@ def check_keys(rng_key: Any) -> None:
     ValueError
         If it is something else.
     """
-    if not isinstance(rng_key, jax.Array) or not jax.dtypes.issubdtype(rng_key.dtype, jax.dtypes.prng_key):
+    if not _is_key(rng_key):
         raise ValueError(f"Expected a typed key, jax.random.key(seed), found {type(rng_key).__name__}.")
     if rng_key.ndim > 1:
         raise ValueError(f"Expected one key, or one a run, found an array of keys of shape {rng_key.shape}.")
@@ -85,18 +88,24 @@ def check_arguments(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> No
     Raises
     ------
     ValueError
-        If one is data too, is not a vector, or one a run, or is not finite.
+        If one is data too, is not finite, is a concentration that is not positive, or a membership that is none.
     """
     for name, value in arguments.items():
         if name in data:
             raise ValueError(f"Expected {name!r} as data or as an argument, found both. Pass it once.")
-        if np.ndim(value) not in (1, 2) or not np.isfinite(value).all():
-            raise ValueError(
-                f"Expected finite numbers of shape (K,), or (R, K) for R runs, in arguments[{name!r}], found "
-                f"{'NaN or infinity' if np.ndim(value) in (1, 2) else f'shape {np.shape(value)}'}."
-            )
+        leaves = [np.asarray(a) for a in jax.tree.leaves(value) if not _is_key(a)]
+        if any(leaf.dtype.kind == "f" and not np.isfinite(leaf).all() for leaf in leaves):
+            raise ValueError(f"Expected finite numbers in arguments[{name!r}], found NaN or infinity.")
         if name == "alpha":
-            check_concentration(np.ravel(value), np.size(value))
+            alphas = np.concatenate([leaf.ravel() for leaf in leaves])
+            check_concentration(alphas, alphas.size)
+        if name == "membership":
+            for leaf in leaves:
+                check_membership(leaf)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _check_like(data: Mapping[str, Any], name: str, like: Mapping[str, Any]) -> None:
@@ -278,4 +287,94 @@ def check_deferral(gate_logits: Any, ai_logits: Any, annotations: Any, expert_lo
         raise ValueError(
             f"Expected annotations of shape {expected}, one column for each expert of the gating network, found "
             f"{annotations.shape}."
+        )
+
+
+def check_cluster_deferral(
+    gate_logits: Any, ai_logits: Any, annotations: Any, membership: Any, expert_logits: Any = None
+) -> None:
+    """Check that networks, annotations and membership of a model of deferral to clusters fit together.
+
+    Raises
+    ------
+    ValueError
+        If they do not, or if the membership is no membership: negative, with columns that do not sum to one, or with
+        a cluster to which nobody belongs.
+    """
+    shape = np.shape(membership)
+    if len(shape) not in (2, 3) or gate_logits.ndim != 2 or gate_logits.shape[1] != shape[-2] + 1:
+        raise ValueError(
+            "Expected a membership of shape (K, M), or (S, K, M) of S draws, and a gating network with outputs "
+            f"(N, K+1), found {shape} and {gate_logits.shape}. The last output is the AI."
+        )
+    num_items, num_people = gate_logits.shape[0], shape[-1]
+    fits = expert_logits is None or expert_logits.shape[1:] == (num_people, *ai_logits.shape[1:])
+    if ai_logits.ndim != 2 or not fits:
+        found = {"classifier": ai_logits.shape} | ({} if expert_logits is None else {"experts": expert_logits.shape})
+        raise ValueError(
+            f"Expected networks with outputs classifier (N, C) and experts (N, M, C), for the {num_people} people of "
+            f"the membership and C categories, found {found}."
+        )
+    _check_columns(annotations, (num_items, num_people))
+    if not isinstance(membership, jax.core.Tracer):
+        check_membership(membership)
+
+
+def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: Any) -> None:
+    """Check that networks, annotations and membership of a model of pooled people fit together.
+
+    Raises
+    ------
+    ValueError
+        If they do not, or if the membership is no membership.
+    """
+    if ai_logits.ndim != 2 or features.ndim != 2:
+        raise ValueError(
+            "Expected networks with outputs classifier (N, C) and features (N, D), found "
+            f"{ai_logits.shape} and {features.shape}."
+        )
+    if np.ndim(membership) != 2:
+        raise ValueError(
+            f"Expected a membership of shape (K, M), found {np.shape(membership)}. Of draws take the mean; without "
+            "clusters pass ones of shape (1, M)."
+        )
+    if not isinstance(membership, jax.core.Tracer):
+        check_membership(membership)
+    _check_columns(annotations, (ai_logits.shape[0], np.shape(membership)[1]))
+
+
+def _check_columns(annotations: Any, shape: tuple[int, int]) -> None:
+    if annotations is not None and annotations.shape != shape:
+        raise ValueError(
+            f"Expected annotations of shape {shape}, one column for each person of the membership, found "
+            f"{annotations.shape}."
+        )
+
+
+def check_membership(membership: Any) -> None:
+    """Check memberships of people in clusters.
+
+    Raises
+    ------
+    ValueError
+        If they are negative or not finite, if a person's do not sum to one, or if nobody belongs to a cluster.
+    """
+    values = np.asarray(membership, float)
+    if values.ndim < 2 or not values.size:
+        raise ValueError(f"Expected memberships of shape (K, M), or (S, K, M) of S draws, found {values.shape}.")
+    if not np.isfinite(values).all() or values.min() < 0:
+        found = f"{values.min():g}" if np.isfinite(values).all() else "NaN or infinity"
+        raise ValueError(f"Expected memberships between 0 and 1, found {found}.")
+    sums = values.sum(-2)
+    wrong = np.argwhere(np.abs(sums - 1) > 1e-4)
+    if len(wrong):
+        raise ValueError(
+            f"Expected the memberships of everybody to sum to one over the clusters, found {sums[tuple(wrong[0])]:.4g} "
+            f"for person {wrong[0][-1]}. One row is a cluster, one column a person."
+        )
+    empty = np.flatnonzero(values.max(-1).reshape(-1, values.shape[-2]).max(0) <= 0)
+    if empty.size:
+        raise ValueError(
+            f"Expected somebody in every cluster, found nobody in cluster {', '.join(map(str, empty))}. Drop that row "
+            "of the membership."
         )

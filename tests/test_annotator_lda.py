@@ -25,7 +25,7 @@ from pl2d_ppl import MLP, Ensemble, EnumELBO, FitResult, fit, load, to_datatree
 from pl2d_ppl.factors import concentration_of
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.annotator_lda import annotator_lda
-from pl2d_ppl.programs import compile_programs
+from pl2d_ppl.programs import PerRun, compile_programs
 
 pytestmark = pytest.mark.slow  # a compilation for nearly every test: `make check` is to take three minutes
 
@@ -433,7 +433,7 @@ run = partial(fit, optimizer=OPTIMIZER, epochs=3, batch_size=4, progress=False)
 @cache
 def batched():
     """A fit of three runs, each with an alpha of its own."""
-    return run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": ALPHAS})
+    return run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": PerRun(ALPHAS)})
 
 
 @pytest.mark.slow
@@ -454,7 +454,7 @@ def test_runs_of_a_batch_equal_single_runs():
 @pytest.mark.slow
 def test_another_alpha_is_not_another_compilation():
     result = batched()
-    other = run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": 2.0 * ALPHAS})
+    other = run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": PerRun(2.0 * ALPHAS)})
     assert other.programs is result.programs
     assert result.programs.epoch._cache_size() == 1
     assert np.all(other.history["loss"] != result.history["loss"])
@@ -482,7 +482,7 @@ def test_a_cluster_that_is_switched_off():
     options = {"optimizer": optax.adam(0.02), "epochs": 10}
     two, three = (partial(annotator_lda, clusters=Heads(w)) for w in (weights[:2], weights))
     expected = run(KEY, two, mean_field(two), data, arguments={"alpha": [5.0, 5.0]}, **options)
-    alphas = {"alpha": [[5.0, 5.0, 1e-3], [5.0, 5.0, 5.0]]}
+    alphas = {"alpha": PerRun([[5.0, 5.0, 1e-3], [5.0, 5.0, 5.0]])}
     keys = jnp.stack([KEY, KEY])
     found = run(keys, three, mean_field(three), data, arguments=alphas, **options)
     off, on = (found.run(i).params["clusters$params"]["weights"] for i in range(2))
@@ -555,7 +555,7 @@ def test_posterior_given_inputs_alone_is_the_prior():
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_checkpoint_of_a_fit_with_arguments(tmp_path):
     path = tmp_path / "fit"
-    whole, arguments = batched(), {"alpha": ALPHAS}
+    whole, arguments = batched(), {"alpha": PerRun(ALPHAS)}
     run(KEYS, MODEL, GUIDE, random_data(), arguments=arguments, epochs=1).save(path)
     found = load(path, MODEL, GUIDE, OPTIMIZER, arguments=arguments)
     np.testing.assert_array_equal(found.leaves[0], np.float32(ALPHAS))
@@ -563,7 +563,7 @@ def test_checkpoint_of_a_fit_with_arguments(tmp_path):
     np.testing.assert_array_equal(resumed.history["loss"], whole.history["loss"])
     tree_allclose(resumed.params, whole.params, rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"arguments of 3 runs, one for each key, found \[2\]"):
-        load(path, MODEL, GUIDE, OPTIMIZER, arguments={"alpha": ALPHAS[:2]})
+        load(path, MODEL, GUIDE, OPTIMIZER, arguments={"alpha": PerRun(ALPHAS[:2])})
     with pytest.raises(ValueError, match="resume a fit of the same model"):
         run(KEYS, MODEL, GUIDE, random_data(), resume=found, epochs=4)
     without = load(path, MODEL, GUIDE, OPTIMIZER)  # programs are code: alpha is that of the model then
@@ -576,7 +576,7 @@ def test_checkpoint_of_a_fit_with_arguments(tmp_path):
 def test_validation_of_runs_with_arguments():
     data = random_data()
     held_out = {n: a[:7] for n, a in data.items()}  # a chunk of 4, and one of 3
-    result = run(KEYS, MODEL, GUIDE, data, arguments={"alpha": ALPHAS}, validation=held_out, epochs=1)
+    result = run(KEYS, MODEL, GUIDE, data, arguments={"alpha": PerRun(ALPHAS)}, validation=held_out, epochs=1)
     arrays = {n: jnp.asarray(a) for n, a in held_out.items()}
     loss = jax.jit(lambda params, alpha: EnumELBO().loss(KEY, params, MODEL, GUIDE, **arrays, alpha=alpha))
     for i in range(3):
@@ -709,8 +709,8 @@ def test_bad_alpha(compiled, alpha, message):
         ([2.0, -1.0], "positive concentration"),
         ([2.0, np.nan], r"arguments\['alpha'\], found NaN or infinity"),
         ([2.0, 2.0, 2.0], r"one for each of 2, found shape \(3,\)"),
-        (50.0, r"shape \(K,\), or \(R, K\) for R runs, in arguments\['alpha'\], found shape \(\)"),
-        ([[2.0, 2.0]], r"arguments of shape \(K,\) with a single key.*jax.random.split"),
+        (PerRun([[2.0, 2.0]]), r"arguments that are not PerRun, with a single key.*jax.random.split"),
+        ([[2.0, 2.0]], r"one for each of 2, found shape \(1, 2\)"),
         (np.ones((1, 1, 2)), r"found shape \(1, 1, 2\)"),
     ],
 )
@@ -720,11 +720,11 @@ def test_bad_arguments(compiled, alpha, message):
 
 def test_bad_arguments_of_runs(compiled):
     with pytest.raises(ValueError, match=r"arguments of 3 runs, one for each key, found \[2\]"):
-        run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": ALPHAS[:2]})
+        run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": PerRun(ALPHAS[:2])})
     with pytest.raises(ValueError, match=r"one for each of 2, found shape \(3,\)"):
-        run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": np.ones((3, 3))})
+        run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": PerRun(np.ones((3, 3)))})
     with pytest.raises(ValueError, match="positive concentration"):
-        run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": ALPHAS - 2.0})
+        run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": PerRun(ALPHAS - 2.0)})
     refused(compiled, "'x' as data or as an argument, found both", random_data(), arguments={"x": [1.0]})
     refused(compiled, "unexpected keyword argument 'alhpa'", random_data(), arguments={"alhpa": [1.0]})
 
