@@ -7,6 +7,7 @@ last one) is the AI; ``-1`` marks a missing annotation and an unknown truth.
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -17,6 +18,7 @@ from threadpoolctl import threadpool_limits
 __all__ = [
     "PROBLEM_KINDS",
     "brute_force",
+    "enumerate_cluster_l2d",
     "enumerate_prob_l2d",
     "generic_elbo",
     "generic_mean_field",
@@ -29,6 +31,7 @@ __all__ = [
     "mean_kl",
     "prob_l2d_closed_form",
     "project_cvxpy",
+    "project_joint_cvxpy",
     "project_lbfgs",
     "project_newton",
     "project_reference",
@@ -789,3 +792,126 @@ def lda_log_evidence(log_h: Array, alpha: Array) -> float:
         prior = np.sum(gammaln(alpha + counts) - gammaln(alpha)) + gammaln(alpha.sum()) - gammaln(alpha.sum() + votes)
         terms.append(prior + sum(log_h[vote, cluster] for vote, cluster in enumerate(z)))
     return float(logsumexp(terms))
+
+
+# --- L2D to clusters (section 4) ------------------------------------------------------------------
+
+
+def enumerate_cluster_l2d(
+    gate: Any,
+    beliefs: Any,
+    membership: Any,
+    annotations: Any,
+    y: int,
+    eps: float = 1e-3,
+    modelled: bool = True,
+) -> dict[str, Any]:
+    """Posterior of one item by summing over every ``(v, w, t_1, ..., t_{M+1})``.
+
+    Parameters
+    ----------
+    gate : array of float, shape (K + 1,)
+        Probabilities of the clusters, and of the AI.
+    beliefs : array of float, shape (M + 1, C)
+        What each person would say, and the AI. The people's rows are not used unless `modelled`.
+    membership : array of float, shape (K, M)
+        Omega.
+    annotations : array of int, shape (M,)
+        What each person said; -1 is missing.
+    y : int
+        The truth; -1 is unknown.
+    eps : float
+        Noise of the label channel.
+    modelled : bool
+        Whether missing annotations are latent. If not, who decides is one of those who annotated the item, of a
+        cluster that has such a one: rows of Omega+ are normalised over them, and the gate over these clusters.
+
+    Returns
+    -------
+    dict
+        ``log_evidence`` of (annotations if modelled, y, the AI's own term y_ai); and given these ``vw``,
+        shape (K + 1, M + 1), ``v``, ``w``, and ``t``, shape (M + 1, C), nan where t is no part of the program.
+    """
+    gate, beliefs, said = np.asarray(gate, np.float64), np.asarray(beliefs, np.float64), np.asarray(annotations)
+    num_clusters, people = np.shape(membership)
+    n_classes = beliefs.shape[1]
+    staff = np.zeros((num_clusters + 1, people + 1))
+    staff[:num_clusters, :people] = membership
+    staff[num_clusters, people] = 1.0
+    if not modelled:
+        staff = staff * np.append(said >= 0, True)
+        gate = gate * (staff.sum(axis=1) > 0)
+        gate = gate / gate.sum()
+    shares = np.nan_to_num(_ratio(staff, staff.sum(axis=1, keepdims=True)))
+    channel = label_channel(n_classes, eps)
+    supports: list = [(int(a),) if a != -1 else range(n_classes) if modelled else (None,) for a in said]
+    supports.append(range(n_classes))
+    weighted = []
+    for t in itertools.product(*supports):
+        heard = [m for m in range(people + 1) if m == people or (modelled and t[m] is not None)]
+        weighted.append((t, float(np.prod([beliefs[m, t[m]] for m in heard]))))
+    vw, t_probs = np.zeros(staff.shape), np.zeros(beliefs.shape)
+    for v, w in itertools.product(range(num_clusters + 1), range(people + 1)):
+        if gate[v] * shares[v, w] == 0:
+            continue
+        for t, weight in weighted:
+            p = gate[v] * shares[v, w] * weight * (channel[t[w], y] * beliefs[people, y] if y != -1 else 1.0)
+            vw[v, w] += p
+            for m in range(people + 1):
+                if t[m] is not None:
+                    t_probs[m, t[m]] += p
+    unsaid = [support == (None,) for support in supports]
+    t_probs[unsaid] = np.nan
+    evidence = vw.sum()
+    return {
+        "log_evidence": float(_log(evidence)),
+        "vw": vw / evidence,
+        "v": vw.sum(axis=1) / evidence,
+        "w": vw.sum(axis=0) / evidence,
+        "t": t_probs / evidence,
+    }
+
+
+def project_joint_cvxpy(joint: Array, axis: int, lower: Array, upper: Array) -> Array:
+    """I-projection of joints q_i(a, b) on bounds of the mean of one marginal: the joint itself is the variable.
+
+    Minimises mean_i KL(q_tilde_i || q_i) over tables with the support of q_i.
+
+    Parameters
+    ----------
+    joint : array of float, shape (N, A, B)
+        Tables that sum to one.
+    axis : int
+        1 bounds the marginal of a, 2 that of b.
+    lower, upper : array of float
+        Bounds on the mean over i of that marginal.
+
+    Returns
+    -------
+    array of float, shape (N, A, B)
+
+    Raises
+    ------
+    RuntimeError
+        If the solver does not report an optimum.
+    """
+    cells = np.argwhere(joint > 1e-15)
+    q = joint[tuple(cells.T)]
+    items = (np.arange(len(joint))[:, None] == cells[:, 0]).astype(float)
+    values = (np.arange(joint.shape[axis])[:, None] == cells[:, axis]) / len(joint)
+    x = cp.Variable(len(cells))
+    constraints: list = [items @ x == 1]
+    for row, low, high in zip(values, lower, upper, strict=True):
+        constraints += [row @ x == low] if low == high else [row @ x >= low, row @ x <= high]
+    problem = cp.Problem(cp.Minimize(cp.sum(-cp.entr(x) - cp.multiply(x, np.log(q))) / len(joint)), constraints)
+    for tol in (1e-10, 1e-9, 1e-8):  # the tight ones are sometimes beyond the solver
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Solution may be inaccurate")
+            problem.solve(solver=cp.CLARABEL, tol_gap_abs=tol, tol_gap_rel=tol, tol_feas=tol)
+        if problem.status == cp.OPTIMAL:
+            break
+    if problem.status != cp.OPTIMAL or x.value is None:
+        raise RuntimeError(f"CLARABEL stopped with status {problem.status}")
+    q_tilde = np.zeros(joint.shape)
+    q_tilde[tuple(cells.T)] = x.value
+    return q_tilde

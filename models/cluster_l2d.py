@@ -1,0 +1,145 @@
+"""Learning to defer to clusters of people (paper B, section 3.3)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from flax import nnx
+from jax import Array
+from numpyro.handlers import mask
+from numpyro.ops.indexing import Vindex
+
+from pl2d_ppl.empirical import Empirical
+from pl2d_ppl.models.prob_l2d import EXACT, label_channel
+from pl2d_ppl.networks import Frozen, apply_network
+from pl2d_ppl.validation import check_cluster_deferral
+
+__all__ = ["cluster_l2d"]
+
+ABSENT = -1e3  # log-probability of what cannot be: exp of it is zero
+
+
+def cluster_l2d(
+    x: Array,
+    annotations: Array | None = None,
+    y: Array | None = None,
+    *,
+    membership: Any,
+    gating: nnx.Module | Callable[..., nnx.Module],
+    classifier: nnx.Module | Callable[..., nnx.Module] | Frozen,
+    experts: nnx.Module | Callable[..., nnx.Module] | None = None,
+    label_noise: float = 1e-3,
+    gate_trains_classifier: bool = False,
+    num_items: int | None = None,
+) -> None:
+    """Generate which cluster of people decides on an item, or the AI, who of the cluster, and the truth.
+
+    With Omega the given membership, and Omega+ Omega and a row more, of the AI alone, for every item i::
+
+        v_i       ~ Categorical(gating(x_i))                    which cluster, or K for the AI
+        w_i       ~ Categorical(row v_i of Omega+, normalised)  who: a person, or M for the AI
+        t_im      ~ Categorical(experts(x_i)_m)                 what person m would say, m < M
+        t_iM      ~ Categorical(classifier(x_i))                what the AI says
+        annotation_im = t_im                                    where person m has annotated
+        y_i       ~ (1 - label_noise) [y_i = t_iw] + label_noise / C
+        y_ai_i    ~ Categorical(classifier(x_i)), observed as y_i: it trains an AI that is not frozen
+
+    Without ``experts`` there is no model of what people would say: t is the annotation where there is one, and who
+    did not annotate an item cannot be the one who decides on it. Rows of Omega+ are normalised over those who did, and
+    the gate over the clusters of which somebody did.
+
+    The guide is q(w) q(v | w), exact: ``exact(model, ["w", "v"])``, and ``workload`` on ``w`` bounds people, the AI
+    last; ``exact(model, ["v", "w"])`` is the same posterior, with ``workload`` on ``v`` for clusters.
+
+    Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``v``, ``w``, ``t``, and of draws
+    ``membership`` (K, M), whose guide is :func:`~pl2d_ppl.empirical.membership_draws`; observed ``annotation``, ``y``,
+    ``y_ai``; deterministic ``gate_logits`` (N, K+1), ``ai_logits`` (N, C), and of experts ``belief_logits``
+    (N, M+1, C).
+
+    Parameters
+    ----------
+    x : array, shape (N, ...)
+        Inputs.
+    annotations : array of int, shape (N, M), optional
+        What people said, -1 where missing. Without them, as at prediction, everybody may be asked.
+    y : array of int, shape (N,), optional
+        Truth, -1 where unknown. Without it all is unknown.
+    membership : array, shape (K, M) or (S, K, M)
+        Omega, whose columns sum to one: memberships of people in clusters, soft, or hard (one-hot). Or draws from
+        their posterior: each step then has one of them, so that the gate learns under uncertain memberships. As an
+        entry of ``fit(..., arguments=...)`` another Omega is not another compilation.
+    gating : nnx.Module or callable
+        Network from x to logits of shape (N, K+1); see :func:`~pl2d_ppl.networks.instantiate`.
+    classifier : nnx.Module, callable or Frozen
+        Network from x to logits of shape (N, C): the AI. A :class:`~pl2d_ppl.networks.Frozen` one was trained first, as
+        in paper B; any other is trained along.
+    experts : nnx.Module or callable, optional
+        Network from x to logits of shape (N, M, C).
+    label_noise : float
+        Probability that the truth is drawn at random instead of read off the decider.
+    gate_trains_classifier : bool
+        Whether the term of y trains the AI too.
+    num_items : int, optional
+        Size of the whole data set when x is a mini-batch of it.
+
+    References
+    ----------
+    Learning to Defer on Anonymously-Annotated Data, section 3.3 and equation B.4. The model of missing annotations is
+    that of Nguyen, Do, Carneiro (2025).
+    """
+    gate_logits = numpyro.deterministic("gate_logits", apply_network("gating", gating, x))
+    ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
+    expert_logits = None if experts is None else apply_network("experts", experts, x)
+    check_cluster_deferral(gate_logits, ai_logits, annotations, membership, expert_logits)
+    num_batch, num_categories = ai_logits.shape
+    num_people = jnp.shape(membership)[-1]
+    said = jnp.full((num_batch, num_people), -1) if annotations is None else annotations
+    said = jnp.pad(said, ((0, 0), (0, 1)), constant_values=-1)  # the AI is never observed
+    ai_belief = ai_logits if gate_trains_classifier else jax.lax.stop_gradient(ai_logits)
+    if expert_logits is None:
+        belief_logits = _as_annotated(said, ai_belief)
+    else:
+        belief_logits = jnp.concatenate([expert_logits, ai_belief[:, None]], axis=1)
+        belief_logits = numpyro.deterministic("belief_logits", belief_logits)
+    if jnp.ndim(membership) == 3:
+        membership = numpyro.sample("membership", Empirical(membership))
+    may_decide = None if annotations is None or expert_logits is not None else said >= 0
+    share_logits, nobody = _shares(jnp.asarray(membership), may_decide)
+    truth = jnp.full((num_batch, 1), -1) if y is None else y[:, None]
+    known = truth >= 0
+
+    with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
+        asked = (gate_logits + ABSENT * nobody)[:, None]
+        v = numpyro.sample("v", dist.Categorical(logits=asked), infer={"enumerate": "parallel"})
+        shares = dist.Categorical(logits=Vindex(share_logits[:, None])[..., v, :])
+        w = numpyro.sample("w", shares, infer={"enumerate": "parallel"})
+        with numpyro.plate("expert", num_people + 1, dim=-1):
+            t = numpyro.sample("t", dist.Categorical(logits=belief_logits), infer={"enumerate": "parallel"})
+            with mask(mask=said >= 0):
+                recorded = dist.Categorical(logits=label_channel(num_categories, EXACT)[t])
+                numpyro.sample("annotation", recorded, obs=jnp.maximum(said, 0))
+            with mask(mask=known & (w == jnp.arange(num_people + 1))):
+                decided = dist.Categorical(logits=label_channel(num_categories, label_noise)[t])
+                numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
+        with mask(mask=known):
+            numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=jnp.maximum(truth, 0))
+
+
+def _as_annotated(said: Array, ai_belief: Array) -> Array:
+    """Say of everybody that they would say what they said, shape (N, M+1, C); of who said nothing, anything."""
+    is_said = said[:, :-1, None] == jnp.arange(ai_belief.shape[1])
+    certain = jnp.where(is_said | (said[:, :-1, None] < 0), 0.0, ABSENT)
+    return jnp.concatenate([certain, ai_belief[:, None]], axis=1)
+
+
+def _shares(membership: Array, may_decide: Array | None) -> tuple[Array, Array]:
+    """Logits of who decides for a cluster, (N or 1, K+1, M+1), and where nobody can, (N or 1, K+1)."""
+    num_clusters, num_people = membership.shape
+    staff = jnp.zeros((num_clusters + 1, num_people + 1)).at[:-1, :-1].set(membership).at[-1, -1].set(1.0)[None]
+    if may_decide is not None:
+        staff = staff * may_decide.at[:, -1].set(True)[:, None]
+    nobody = staff.sum(-1) <= 0
+    return jnp.where(staff > 0, jnp.log(jnp.where(staff > 0, staff, 1.0)), ABSENT), nobody
