@@ -11,7 +11,7 @@ from jax import Array
 from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 
-from pl2d_ppl.networks import instantiate
+from pl2d_ppl.networks import Frozen, apply_network, instantiate
 from pl2d_ppl.validation import check_deferral
 
 __all__ = ["label_channel", "prob_l2d"]
@@ -31,7 +31,7 @@ def prob_l2d(
     *,
     gating: nnx.Module | Callable[..., nnx.Module],
     experts: nnx.Module | Callable[..., nnx.Module],
-    classifier: nnx.Module | Callable[..., nnx.Module],
+    classifier: nnx.Module | Callable[..., nnx.Module] | Frozen,
     label_noise: float = 1e-3,
     gate_trains_classifier: bool = False,
     num_items: int | None = None,
@@ -65,7 +65,7 @@ def prob_l2d(
         Truth, -1 where unknown: such an item still trains the experts' networks. Without it all is unknown.
     gating, experts, classifier : nnx.Module or callable
         Networks from x to logits of shape (N, M+1), (N, M, C) and (N, C); see
-        :func:`~pl2d_ppl.networks.instantiate`.
+        :func:`~pl2d_ppl.networks.instantiate`. A Frozen classifier is used as it is.
     label_noise : float
         Probability that the truth is drawn at random instead of read off the decider (epsilon of paper A).
     gate_trains_classifier : bool
@@ -79,7 +79,7 @@ def prob_l2d(
     Controlling Workload Distribution. ICLR.
     """
     gate_logits = numpyro.deterministic("gate_logits", nnx_module("gating", instantiate(gating))(x))
-    ai_logits = numpyro.deterministic("ai_logits", nnx_module("classifier", instantiate(classifier))(x))
+    ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
     expert_logits = nnx_module("experts", instantiate(experts))(x)
     check_deferral(gate_logits, ai_logits, annotations, expert_logits)
     ai_belief = ai_logits if gate_trains_classifier else jax.lax.stop_gradient(ai_logits)

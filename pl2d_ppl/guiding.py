@@ -12,7 +12,11 @@ from numpyro.handlers import trace as plain_trace
 from pl2d_ppl.factors import LatentSite
 from pl2d_ppl.freezing import FrozenProgram, freeze
 
-__all__ = ["at_values", "plates_of", "prepare"]
+__all__ = ["at_values", "no_guide", "plates_of", "prepare"]
+
+
+def no_guide(*args, **kwargs) -> None:
+    """Guide of a program without latent sites, such as a surrogate loss: it has no sites either."""
 
 
 def prepare(

@@ -270,6 +270,20 @@ def test_a_step_evaluates_every_network_once(monkeypatch):
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+def test_class_logits_of_yours_take_the_place_of_a_classifier():
+    x, annotations, y = simulate(0, [0.1, 0.6], 30)
+    yours = np.random.default_rng(0).normal(0, 2, (30, C)).astype(np.float32)
+    data = {"x": jnp.asarray(x), "class_logits": jnp.asarray(yours), **population.tables(annotations, y)}
+    net = PopulationL2D(6, C, (7, 5), 3, 2, False, rngs=nnx.Rngs(0))
+    assert net.classifier is None
+    rows, context = population._draw(jax.random.key(0), data, 8, 5)
+    value = population._objective(net, data, rows, context)
+    said, truth = np.take_along_axis(annotations.T, np.asarray(context), 1), y[context]
+    psi = net.represent(net.features(x[context].reshape(-1, 6)).reshape(2, 8, -1), said, truth)
+    deferral = np.asarray(net.defer(net.features(x[rows]), psi), float)
+    np.testing.assert_allclose(value, surrogate(yours[rows], deferral, annotations[rows], y[rows]), rtol=1e-4)
+
+
 def test_context_passes_no_gradient_to_its_features():
     x, annotations, y = simulate(0, [0.1, 0.6], 30, missing=0)
     tables = population.tables(annotations, y)
@@ -353,6 +367,25 @@ def test_training_is_seeded_compiled_once_and_blind_to_items_without_annotation(
     assert not np.array_equal(one.loss, fewer.loss)
 
 
+def test_people_are_asked_where_they_are_right_more_often_than_a_classifier_of_yours_is_sure():
+    x, annotations, y = simulate(0, [0.3, 0.3, 0.6, 0.6])
+    sure = x[:, 5] > 0
+    x[:, 5] = np.where(sure, 2, -2)
+    yours = np.where(sure, 4.0, 0.5)[:, None] * np.eye(C)[y]  # of confidence .95 and .35
+    settings = {**SMALL, "steps": 600, "learning_rate": 5e-3}
+    fit = train_l2d_pop(jax.random.key(0), x, annotations, y, C, class_logits=yours, **settings)
+    assert fit.loss[-50:].mean() < 0.8 * fit.loss[:5].mean()
+    deferral = np.asarray(fit.deferral_logits(x, fit.representation(x, annotations, y)))
+    asked = deferral.max(1) > yours.max(1)
+    assert asked[~sure].mean() > 0.9
+    assert asked[sure].mean() < 0.1
+    assert (deferral.argmax(1) < 2).mean() > 0.95
+    with pytest.raises(ValueError, match="class_logits of the training were yours"):
+        fit.class_logits(x)
+    other = train_l2d_pop(jax.random.key(0), x, annotations, y, C, class_logits=-yours, **settings)
+    assert not np.allclose(other.loss, fit.loss)
+
+
 @pytest.mark.slow  # two compilations of its own
 def test_progress_is_shown_and_changes_nothing(capfd):
     data = simulate(0, [0.05, 0.6])
@@ -389,6 +422,10 @@ def test_a_diverging_loss_is_an_error():
         ({"annotations": [[0], [4]]}, "found 4. Raise num_categories"),
         ({"annotations": [[0, -1], [1, -1]]}, "found none of person 1. Drop the column"),
         ({"annotations": [[0, -1], [1, 1]], "y": [0, -1]}, "found none of person 1"),
+        ({"class_logits": np.zeros((2, C + 1))}, r"class_logits of shape \(2, 4\).*found float64 of shape \(2, 5\)"),
+        ({"class_logits": np.zeros((3, C))}, r"found float64 of shape \(3, 4\)"),
+        ({"class_logits": np.full((2, C), "a")}, "numeric class_logits"),
+        ({"class_logits": np.full((2, C), -np.inf)}, "finite values"),
         ({"hidden": ()}, "hidden width to be positive"),
         ({"hidden": (8, 0)}, "hidden width to be positive"),
         ({"embedding": 0}, "embedding to be positive"),

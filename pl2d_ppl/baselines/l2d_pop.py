@@ -64,7 +64,13 @@ class PopulationFit:
         return population.represent(self.network, self._inputs(x), jnp.asarray(annotations), jnp.asarray(y))
 
     def class_logits(self, x: ArrayLike) -> Array:
-        """Map inputs of shape (N, ...) to class logits of shape (N, C)."""
+        """Map inputs of shape (N, ...) to class logits of shape (N, C).
+
+        Raises
+        ------
+        ValueError
+            If x does not fit, or the class logits were given to the training.
+        """
         return population.classify(self.network, self._inputs(x))
 
     def deferral_logits(self, x: ArrayLike, representation: ArrayLike) -> Array:
@@ -91,6 +97,7 @@ def train_l2d_pop(
     y: ArrayLike,
     num_categories: int,
     *,
+    class_logits: ArrayLike | None = None,
     hidden: Sequence[int] = (128,),
     embedding: int = 32,
     representation: int = 64,
@@ -123,6 +130,8 @@ def train_l2d_pop(
         Truth, -1 where unknown.
     num_categories : int
         Number of categories C.
+    class_logits : array of float, shape (N, C), optional
+        Logits of a classifier of yours on x, a constant in the loss. No classifier is trained then.
     hidden, embedding, representation : sequence of int, int, int
         Sizes of the networks, see :class:`PopulationL2D`.
     context_size : int
@@ -137,7 +146,7 @@ def train_l2d_pop(
     Returns
     -------
     PopulationFit
-        Representations of people, deferral logits and class logits.
+        Representations of people, deferral logits and, of a classifier trained here, class logits.
 
     Raises
     ------
@@ -158,7 +167,10 @@ def train_l2d_pop(
     amounts = {"context_size": context_size, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     _check_positive(widths | amounts)
     data = population.tables(*_check(x, annotations, y, num_categories)) | {"x": jnp.asarray(x, float)}
-    sizes = (prod(np.shape(x)[1:]), num_categories, tuple(hidden), embedding, representation)
+    if class_logits is not None:
+        data["class_logits"] = _check_class_logits(class_logits, (*np.shape(y), num_categories))
+    inputs = prod(np.shape(x)[1:])
+    sizes = (inputs, num_categories, tuple(hidden), embedding, representation, class_logits is None)
     key_start, key_steps = jax.random.split(rng_key)
     carry = population.start(sizes, key_start)
     run = partial(population.train_steps, sizes, context_size, batch_size, learning_rate, key_steps, data)
@@ -190,6 +202,17 @@ def _check(x: ArrayLike, annotations: ArrayLike, y: ArrayLike, num_categories: i
             f"Expected annotations with truth of everybody, found none of person {person}. Drop the column."
         )
     return annotations, y
+
+
+def _check_class_logits(class_logits: ArrayLike, shape: tuple[int, int]) -> Array:
+    array = np.asarray(class_logits)
+    if array.shape != shape or array.dtype.kind not in "fiu":
+        raise ValueError(
+            f"Expected numeric class_logits of shape {shape}, one row an item of x and one column a category, found "
+            f"{array.dtype} of shape {array.shape}."
+        )
+    check_data({"class_logits": array}, 1, "the classifier's output")
+    return jnp.asarray(array, float)
 
 
 def _check_positive(numbers: Mapping[str, float]) -> None:

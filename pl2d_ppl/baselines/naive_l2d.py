@@ -12,7 +12,7 @@ from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
-from pl2d_ppl.networks import instantiate
+from pl2d_ppl.networks import Frozen, apply_network, instantiate
 from pl2d_ppl.validation import check_deferral
 
 __all__ = ["naive_l2d"]
@@ -26,7 +26,7 @@ def naive_l2d(
     y: Array | None = None,
     *,
     gating: nnx.Module | Callable[..., nnx.Module],
-    classifier: nnx.Module | Callable[..., nnx.Module],
+    classifier: nnx.Module | Callable[..., nnx.Module] | Frozen,
     label_noise: float = 1e-3,
 ) -> None:
     """Generate who decides, which is nobody who did not annotate, and the truth that the decider gets right.
@@ -51,7 +51,7 @@ def naive_l2d(
     y : array of int, shape (N,), optional
         Truth, -1 where unknown.
     gating, classifier : nnx.Module or callable
-        Networks from x to logits of shape (N, M+1) and (N, C).
+        Networks from x to logits of shape (N, M+1) and (N, C). A Frozen classifier is used as it is.
     label_noise : float
         Probability that the truth is drawn at random instead of read off the decider.
 
@@ -61,7 +61,7 @@ def naive_l2d(
     Controlling Workload Distribution. ICLR. Equation A.15.
     """
     gate_logits = numpyro.deterministic("gate_logits", nnx_module("gating", instantiate(gating))(x))
-    ai_logits = numpyro.deterministic("ai_logits", nnx_module("classifier", instantiate(classifier))(x))
+    ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
     check_deferral(gate_logits, ai_logits, annotations)
     num_items, num_deciders = gate_logits.shape
     num_categories = ai_logits.shape[1]

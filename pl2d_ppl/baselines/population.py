@@ -16,7 +16,7 @@ from pl2d_ppl.networks import MLP
 
 __all__ = ["PopulationL2D", "classify", "defer", "represent", "start", "structure", "tables", "train_steps"]
 
-Sizes = tuple[int, int, tuple[int, ...], int, int]  # the arguments of PopulationL2D
+Sizes = tuple[int, int, tuple[int, ...], int, int, bool]  # the arguments of PopulationL2D
 
 
 class PopulationL2D(nnx.Module):
@@ -37,6 +37,8 @@ class PopulationL2D(nnx.Module):
         Size of E.
     representation : int
         Size R of psi.
+    classifies : bool
+        Whether there is a classifier; without one, class logits come from elsewhere.
     rngs : nnx.Rngs
         Source of the weights.
     """
@@ -48,13 +50,14 @@ class PopulationL2D(nnx.Module):
         hidden: Sequence[int],
         embedding: int,
         representation: int,
+        classifies: bool = True,
         *,
         rngs: nnx.Rngs,
     ):
         self.num_inputs = num_inputs
         *below, width = hidden
         self.body = MLP(num_inputs, below, width, rngs=rngs)
-        self.classifier = MLP(width, (), num_categories, rngs=rngs)
+        self.classifier = MLP(width, (), num_categories, rngs=rngs) if classifies else None
         self.category = nnx.Embed(num_categories, embedding, rngs=rngs)
         self.encoder = MLP(width + 2 * embedding, hidden, representation, rngs=rngs)
         self.rejector = MLP(width + representation, hidden, 1, rngs=rngs)
@@ -62,6 +65,15 @@ class PopulationL2D(nnx.Module):
     def features(self, x: Array) -> Array:
         """Map inputs (N, ...) to features phi(x), (N, F)."""
         return nnx.relu(self.body(x))
+
+    def classify(self, features: Array) -> Array:
+        """Map features (N, F) to class logits (N, C)."""
+        if self.classifier is None:
+            raise ValueError(
+                "Expected a classifier that was trained with the people, found none: the class_logits of the training "
+                "were yours. Take those of your classifier."
+            )
+        return self.classifier(features)
 
     def represent(self, features: Array, annotations: Array, y: Array) -> Array:
         """Map context features (M, S, F), annotations (M, S) and truth (M, S), -1 missing, to people psi (M, R)."""
@@ -134,8 +146,8 @@ def _objective(network: PopulationL2D, data: Mapping[str, Array], rows: Array, c
     targets, others = features[: len(rows)], jax.lax.stop_gradient(features[len(rows) :])
     said = jnp.take_along_axis(data["annotations"].T, context, 1)
     psi = network.represent(others.reshape(*context.shape, -1), said, data["y"][context])
-    class_logits, deferral_logits = network.classifier(targets), network.defer(targets, psi)
-    return _surrogate_loss(class_logits, deferral_logits, data["annotations"][rows], data["y"][rows])
+    class_logits = data["class_logits"][rows] if "class_logits" in data else network.classify(targets)
+    return _surrogate_loss(class_logits, network.defer(targets, psi), data["annotations"][rows], data["y"][rows])
 
 
 def _surrogate_loss(class_logits: Array, deferral_logits: Array, annotations: Array, y: Array) -> Array:
@@ -161,7 +173,7 @@ def represent(network: PopulationL2D, x: Array, annotations: Array, y: Array) ->
 @nnx.jit
 def classify(network: PopulationL2D, x: Array) -> Array:
     """Class logits (N, C) of inputs (N, ...)."""
-    return network.classifier(network.features(x))
+    return network.classify(network.features(x))
 
 
 @nnx.jit
