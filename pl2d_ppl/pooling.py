@@ -1,0 +1,264 @@
+"""People whose posterior is partially pooled, and newcomers among them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+from numpyro.handlers import block, condition, seed, substitute, trace
+from numpyro.infer.autoguide import AutoGuide, AutoNormal
+from numpyro.primitives import Messenger
+
+from pl2d_ppl.deferral import Deferral
+from pl2d_ppl.networks import evaluation
+from pl2d_ppl.people import names_of
+from pl2d_ppl.result import FitResult
+from pl2d_ppl.train import fit
+from pl2d_ppl.validation import check_keys, check_membership
+
+__all__ = ["PooledPeople"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PooledPeople:
+    """Posterior draws of a fit of ``pooled_l2d``, and who the people are.
+
+    Attributes
+    ----------
+    model : callable
+        The program, :func:`~pl2d_ppl.models.pooled_l2d.pooled_l2d` or an edit of it.
+    params : mapping of str to pytree
+        Parameters of its networks.
+    arguments : mapping of str to pytree
+        What it takes besides items, ``membership`` (K, M) among them.
+    draws : mapping of str to array, shape (S, ...)
+        Draws of its continuous sites.
+    people : tuple of str, length M
+        Names.
+    site : str
+        The site that has a row for every person: draws of it are (S, M, ...). Everybody shares the others.
+    """
+
+    model: Callable
+    params: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    draws: Mapping[str, Array]
+    people: tuple[str, ...]
+    site: str = "person_decentered"
+
+    @classmethod
+    def of(
+        cls,
+        rng_key: Array,
+        result: FitResult,
+        *,
+        num_samples: int = 32,
+        people: Sequence[str] | None = None,
+        site: str = "person_decentered",
+    ) -> "PooledPeople":
+        """Draw from a fit.
+
+        Parameters
+        ----------
+        rng_key : Array
+            A typed key.
+        result : FitResult
+            A fit of one run, with ``membership`` among its ``arguments``.
+        num_samples : int
+            Number of draws, S.
+        people : sequence of str, optional
+            Names; by default numbers.
+        site : str
+            The site that has a row for every person.
+
+        Returns
+        -------
+        PooledPeople
+            The people of the fit.
+
+        Raises
+        ------
+        ValueError
+            If the fit is a batch of runs, has no such site, or no membership among its arguments.
+        """
+        check_keys(rng_key)
+        if result.programs.batched:
+            raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
+        arguments = result.programs.call(result.leaves, {})
+        draws = _draw_continuous(rng_key, result, num_samples)
+        for name, found in {"membership": arguments, site: draws}.items():
+            if name not in found:
+                raise ValueError(
+                    f"Expected a fit of pooled_l2d, with arguments={{'membership': ...}}, found no {name} in it, but "
+                    f"{sorted(found)}."
+                )
+        names = names_of(people, jnp.shape(arguments["membership"])[1], "person")
+        return cls(result.model, result.params, arguments, draws, names, site)
+
+    def values(self, name: str, x: ArrayLike) -> NDArray:
+        """Draws of a deterministic site of the program, such as ``person`` (M, 1+D): vectors of people.
+
+        Parameters
+        ----------
+        name : str
+            The site.
+        x : array, shape (N, ...)
+            Inputs; a single one where the site does not depend on them.
+
+        Returns
+        -------
+        array, shape (S, ...)
+            The draws.
+        """
+        return np.asarray(_evaluate(self.model, (name,), *self._given(), jnp.asarray(x))[name])
+
+    def defer(self, x: ArrayLike, *, batch_size: int = 4096) -> Deferral:
+        """Say who should decide on items: the gate averaged over the draws.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            Inputs.
+        batch_size : int
+            Items at a time.
+
+        Returns
+        -------
+        Deferral
+            Of these people.
+        """
+        x = jnp.asarray(x)
+        parts = [
+            _probabilities(self.model, *self._given(), x[i : i + batch_size]) for i in range(0, len(x), batch_size)
+        ]
+        gate, ai = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(2))
+        return Deferral.of(gate, ai, people=self.people)
+
+    def join(
+        self,
+        rng_key: Array,
+        data: Mapping[str, ArrayLike],
+        membership: ArrayLike,
+        *,
+        people: Sequence[str] | None = None,
+        steps: int = 500,
+        learning_rate: float = 0.02,
+    ) -> "PooledPeople":
+        """Add newcomers: each starts at the mean of their cluster, and moves as their annotations say.
+
+        What everybody shares stays as it is, at its posterior mean; the posterior of the newcomers' rows is found by
+        SVI in the program itself, so that an edited prior of people is an edited prior of newcomers.
+
+        Parameters
+        ----------
+        rng_key : Array
+            A typed key.
+        data : mapping of str to array, shape (N, ...)
+            ``x``, ``annotations`` (N, M') of the newcomers, -1 where missing, and ``y``.
+        membership : array, shape (K, M')
+            Memberships of the newcomers.
+        people : sequence of str, optional
+            Names; by default numbers that go on.
+        steps : int
+            Steps of Adam on all items at once.
+        learning_rate : float
+            Learning rate, which falls along a cosine.
+
+        Returns
+        -------
+        PooledPeople
+            First these people, then the newcomers.
+
+        Raises
+        ------
+        ValueError
+            If the clusters are other ones, names repeat, or data do not fit.
+        """
+        known = jnp.shape(self.arguments["membership"])
+        if np.ndim(membership) != 2 or np.shape(membership)[0] != known[0]:
+            raise ValueError(
+                f"Expected memberships of shape ({known[0]}, M'), in the same clusters, found {np.shape(membership)}."
+            )
+        check_membership(membership)
+        fit_key, draw_key = jax.random.split(rng_key)
+        shared = {name: a.mean(0) for name, a in self.draws.items() if name != self.site}
+        shapes = (np.shape(data["annotations"]), np.shape(membership))
+        model, guide, optimizer = _newcomers(self.model, self.site, steps, learning_rate, shapes)
+        given = {**self.arguments, "membership": jnp.asarray(membership), "shared": {**shared, **self.params}}
+        num_items = np.shape(data["x"])[0]
+        result = fit(
+            fit_key, model, guide, data, optimizer, epochs=steps, batch_size=num_items, arguments=given, progress=False
+        )
+        num_samples = len(self.draws[self.site])
+        rows = _draw_continuous(draw_key, result, num_samples)[self.site]
+        numbers = range(known[1], known[1] + rows.shape[1])
+        names = [f"person_{i}" for i in numbers] if people is None else people
+        joined = (*self.people, *names_of(names, rows.shape[1], "person"))
+        everybody = jnp.concatenate([self.arguments["membership"], given["membership"]], axis=1)
+        return dataclasses.replace(
+            self,
+            arguments={**self.arguments, "membership": everybody},
+            draws={**self.draws, self.site: jnp.concatenate([self.draws[self.site], rows], axis=1)},
+            people=names_of(joined, len(joined), "person"),
+        )
+
+    def _given(self) -> tuple:
+        return self.params, dict(self.draws), self.arguments
+
+
+def _draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict[str, Array]:
+    """Draw from the continuous part of a guide, an automatic one."""
+    guide = result.guide
+    while isinstance(guide, Messenger) and guide.fn is not None:
+        guide = guide.fn
+    continuous = getattr(guide, "continuous", None)
+    if not isinstance(continuous, AutoGuide):
+        raise ValueError(
+            "Expected a guide exact(model, ['z'], continuous=AutoNormal(block(model, hide=['z']))), found no automatic "
+            "guide of the continuous sites to draw from."
+        )
+    drawn = continuous.sample_posterior(rng_key, result.params, sample_shape=(num_samples,))
+    sites = {name for name, site in continuous.prototype_trace.items() if site["type"] == "sample"}
+    return {name: a for name, a in drawn.items() if name in sites}
+
+
+@lru_cache(maxsize=32)
+def _newcomers(model: Callable, site: str, steps: int, learning_rate: float, shapes: tuple) -> tuple:
+    """Return the program of newcomers, its guide and optimizer; the same objects for the same program and shapes."""
+    from pl2d_ppl.guides.exact import exact
+
+    del shapes  # of which an automatic guide keeps those it saw first
+
+    def newcomers(*args, shared: Mapping[str, Array], **kwargs) -> None:
+        own = {**kwargs, "num_items": None}
+        condition(substitute(model, data=shared), data=shared)(*args, **own)
+
+    guide = exact(newcomers, ["z"], continuous=AutoNormal(block(newcomers, expose=[site]), init_scale=0.05))
+    return newcomers, guide, optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(
+    model: Callable, names: tuple[str, ...], params: dict, draws: dict, arguments: dict, x: Array
+) -> dict[str, Array]:
+    """Deterministic sites under every draw; what does not depend on draws is evaluated once."""
+
+    def sites(draw: dict) -> dict[str, Array]:
+        seeded = seed(substitute(model, data={**params, **draw}), jax.random.key(0))
+        with evaluation(), block():
+            tr = trace(seeded).get_trace(x=x, **arguments)
+        return {name: tr[name]["value"] for name in names}
+
+    return jax.vmap(sites)(draws)
+
+
+@partial(jax.jit, static_argnums=0)
+def _probabilities(model: Callable, params: dict, draws: dict, arguments: dict, x: Array) -> tuple[Array, Array]:
+    logits = _evaluate(model, ("gate_logits", "ai_logits"), params, draws, arguments, x)
+    return jax.nn.softmax(logits["gate_logits"], -1).mean(0), jax.nn.softmax(logits["ai_logits"][0], -1)
