@@ -28,6 +28,7 @@ from pl2d_ppl.clusters import ClusterTraining, fit_clusters, held_out
 from pl2d_ppl.model_choice import perplexity
 from pl2d_ppl.models.membership import membership
 from pl2d_ppl.partitions import cosine_dissimilarity, partition_scores, within_group_spread
+from pl2d_ppl.place_people import given_votes
 from pl2d_ppl.placing import sample_membership
 from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error, vote_counts
 
@@ -123,17 +124,6 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
 
 
 models = {c: partial(membership, concentration=c) for c in (1.0, 0.3)}
-
-
-def given_votes(run, x: np.ndarray, counts: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster probabilities given the votes of others, one row for every item and person."""
-    items, people = (a.ravel() for a in np.indices(said.shape))
-    own = np.arange(said.size)
-    others = counts[items].copy()
-    others[own, said.ravel()] -= 1
-    annotations = np.full((said.size, said.shape[1]), -1, np.int32)
-    annotations[own, people] = said.ravel()
-    return run.cluster_probs(x[items], others), annotations
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, TraceEnum_ELBO
 
 from pl2d_ppl import MLP, Ensemble, fit, instantiate, marginals, split, standardise, to_datatree, workload
-from pl2d_ppl.curve import evaluate_decisions
+from pl2d_ppl.decisions import evaluate_decisions
 from pl2d_ppl.demo import digits
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field

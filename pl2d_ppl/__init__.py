@@ -13,10 +13,11 @@ from pl2d_ppl.handlers import tilt, workload
 from pl2d_ppl.marginals import log_evidence, marginals
 from pl2d_ppl.membership import Membership
 from pl2d_ppl.networks import MLP, ConvNet, Ensemble, evaluation, instantiate
+from pl2d_ppl.offsets import argmax_offsets
 from pl2d_ppl.placing import maximise_membership, sample_membership
 from pl2d_ppl.posterior import to_datatree
 from pl2d_ppl.projection import Projection, project
-from pl2d_ppl.result import FitResult, Prediction, argmax_offsets
+from pl2d_ppl.result import FitResult, Prediction
 from pl2d_ppl.train import NonFiniteLossError, fit
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clus
 from pl2d_ppl.commands import save_figure, standardisation
 from pl2d_ppl.data import Votes, read_votes
 from pl2d_ppl.model_choice import choose_num_clusters, marginal_perplexity, perplexity, relative_perplexity_change
-from pl2d_ppl.placing import sample_membership
+from pl2d_ppl.place_people import place_people
 from pl2d_ppl.plots import plot_heatmap, plot_perplexity
 from pl2d_ppl.posterior import to_datatree
 from pl2d_ppl.reports import versions, write_json
@@ -23,7 +22,7 @@ from pl2d_ppl.reports import versions, write_json
 if TYPE_CHECKING:
     from pl2d_ppl.membership import Membership
 
-__all__ = ["ClusterOptions", "place_people", "run_clusters"]
+__all__ = ["ClusterOptions", "run_clusters"]
 
 KEPT_ITEMS = 200  # held-out items whose posterior is written to disk
 MOST_COLUMNS = 30  # of a picture that can be read
@@ -72,7 +71,17 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
     rows = _rows(runs, x[test], votes.counts[test])
     report = _report(rows, votes, train, test, options)
     best = runs[_best(rows, report["chosen"])]
-    members = place_people(member_key, best, x, votes, options.concentration) if votes.annotators else None
+    members = None
+    if votes.annotators:
+        members = place_people(
+            member_key,
+            best,
+            x,
+            votes.counts,
+            votes.annotations,
+            concentration=options.concentration,
+            people=votes.annotators,
+        )
     written = _write(out, report, best, members, x, votes, test, draw_key)
     return "\n".join([_table(report), *_people(members), f"Written: {', '.join(written)}"])
 
@@ -120,53 +129,6 @@ def _best(rows: Sequence[dict[str, Any]], num_clusters: int) -> int:
         (i for i, row in enumerate(rows) if row["num_clusters"] == num_clusters),
         key=lambda i: rows[i]["perplexity_elbo"],
     )
-
-
-def place_people(rng_key: jax.Array, run: ClusterRun, x: NDArray, votes: Votes, concentration: float) -> "Membership":
-    """Place identified people among clusters, by NUTS.
-
-    With the urn the votes of others on the same items tell of their truth, and so whether somebody was right. A
-    person's own vote may be among them: one vote for what they said is taken away.
-
-    Parameters
-    ----------
-    rng_key : Array
-        A typed key.
-    run : ClusterRun
-        The clusters.
-    x : array, shape (N, ...)
-        Inputs, as the clusters were fitted to.
-    votes : Votes
-        The votes, and annotations of identified people.
-    concentration : float
-        Of the Dirichlet prior of memberships; below one, people belong to few clusters.
-
-    Returns
-    -------
-    Membership
-        Posterior of everybody's membership.
-    """
-    from pl2d_ppl.models.membership import membership
-
-    model = partial(membership, concentration=concentration)
-    names: dict[str, Any] = {
-        "people": votes.annotators,
-        "clusters": tuple(f"cluster {k}" for k in range(run.num_clusters)),
-    }
-    if run.program == "lda":
-        annotated = (votes.annotations >= 0).any(1)
-        rows = np.flatnonzero(annotated) if annotated.any() else np.arange(1)
-        return sample_membership(rng_key, model, run.cluster_probs(x[rows]), votes.annotations[rows], **names)
-    items, people = np.nonzero(votes.annotations >= 0)
-    if not items.size:
-        items, people = np.zeros(1, int), np.zeros(1, int)
-    said = votes.annotations[items, people]
-    others = votes.counts[items].copy()
-    own = np.arange(len(items))
-    others[own, said] = np.maximum(others[own, said] - 1, 0)
-    annotations = np.full((len(items), len(votes.annotators)), -1, np.int32)
-    annotations[own, people] = said
-    return sample_membership(rng_key, model, run.cluster_probs(x[items], others), annotations, **names)
 
 
 def _write(

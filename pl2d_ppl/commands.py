@@ -15,11 +15,12 @@ from tqdm.auto import tqdm
 from pl2d_ppl.checkpoint import check_writable, load, written_whole
 from pl2d_ppl.data import Annotated, Votes, read_npz, standardise
 from pl2d_ppl.handlers import workload
-from pl2d_ppl.methods import GuideName, Training, build_method
+from pl2d_ppl.methods import GuideName, build_method
 from pl2d_ppl.plots import plot_curve
 from pl2d_ppl.projection import check_bounds
 from pl2d_ppl.reports import prepare_split, read_report, run_seeds, write_json
 from pl2d_ppl.train import fit
+from pl2d_ppl.training import Training
 
 __all__ = ["CurveOptions", "FitOptions", "curve_table", "run_curve", "run_fit", "run_predict", "save_figure"]
 

@@ -1,4 +1,4 @@
-"""Coverage-accuracy curves: one method, trained under a bound on the AI's share for each of several coverages."""
+"""Coverage-accuracy curves: who decides at each of several coverages, and how well."""
 
 import dataclasses
 import time
@@ -7,70 +7,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pl2d_ppl.data import Annotated
-from pl2d_ppl.handlers import workload
-from pl2d_ppl.methods import GuideName, Training, build_method
-from pl2d_ppl.metrics import area_under_curve, final_labels
-from pl2d_ppl.train import fit
+from pl2d_ppl.decisions import expert_accuracy
+from pl2d_ppl.deferral import Deferral
+from pl2d_ppl.learned import Learned
+from pl2d_ppl.methods import GuideName, Task, coverage_bounds, learn
+from pl2d_ppl.metrics import area_under_curve
+from pl2d_ppl.training import Training
 
-__all__ = ["coverage_bounds", "coverage_curve", "evaluate_decisions"]
-
-
-def coverage_bounds(coverage: float, num_experts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds that fix the AI's share and leave everybody else's free.
-
-    Parameters
-    ----------
-    coverage : float
-        Share of the items that the AI decides.
-    num_experts : int
-        M.
-
-    Returns
-    -------
-    tuple of array, shape (M+1,)
-        Lower and upper bounds, the AI last.
-
-    Raises
-    ------
-    ValueError
-        If the coverage is not between 0 and 1.
-    """
-    if not 0.0 <= coverage <= 1.0:
-        raise ValueError(f"Expected coverages between 0 and 1, shares of the items, found {coverage}.")
-    return np.append(np.zeros(num_experts), coverage), np.append(np.ones(num_experts), coverage)
-
-
-def evaluate_decisions(decision: np.ndarray, ai_labels: np.ndarray, data: Annotated) -> dict[str, Any]:
-    """Realised coverage, accuracy and workload of decisions.
-
-    Parameters
-    ----------
-    decision : array of int, shape (N,)
-        Who decides, M for the AI.
-    ai_labels : array of int, shape (N,)
-        What the AI says.
-    data : Annotated
-        The items.
-
-    Returns
-    -------
-    dict
-        ``coverage``; ``accuracy``, over the items whose truth is known and whose decider annotated them;
-        ``judged``, their share; ``workload``, everybody's share of the items, shape (M+1,).
-    """
-    workload_ = np.bincount(decision, minlength=data.num_experts + 1) / data.num_items
-    final = final_labels(decision, data.annotations, ai_labels)
-    judged = (final >= 0) & (data.y >= 0)
-    right = final[judged] == data.y[judged]
-    accuracy = float(right.mean()) if judged.any() else float("nan")
-    return {
-        "coverage": float(workload_[-1]),
-        "accuracy": accuracy,
-        "judged": float(judged.mean()),
-        "workload": workload_.tolist(),
-    }
+__all__ = ["coverage_curve", "evaluate_curve"]
 
 
 def coverage_curve(
@@ -84,7 +31,7 @@ def coverage_curve(
     training: Training | None = None,
     on_point: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Train a method at several coverages, and evaluate it on the test part by argmax decisions.
+    """Train a method at several coverages, the AI along with it, and evaluate it on the test part.
 
     Parameters
     ----------
@@ -95,69 +42,133 @@ def coverage_curve(
     coverages : sequence of float
         Targets.
     method, guide : str
-        As for :func:`~pl2d_ppl.methods.build_method`.
+        As for :func:`~pl2d_ppl.methods.learn`.
     training : Training, optional
         Networks and optimisation.
     on_point : callable
-        Called after every coverage, for a progress bar.
+        Called once for every coverage, for a progress bar.
 
     Returns
     -------
     dict
-        Lists with one entry a target: ``coverage``, ``accuracy``, ``judged``, ``workload``, of plain argmax
-        decisions, and the same with suffix ``_offset``, with offsets fitted on the training part; ``area``,
-        ``area_offset``, ``ai_accuracy`` (mean over targets), ``expert_accuracy``, ``seconds``.
+        As of :func:`evaluate_curve`, and ``seconds``.
 
     Raises
     ------
     ValueError
         If a name is unknown, a coverage is not between 0 and 1, or the test part has no annotations.
     """
-    training = training or Training()
+    _check_curve(test, coverages)
+    start = time.perf_counter()
+    points = [on_point] * len(coverages)
+    task = Task(train, tuple(coverages), training or Training(), guide=guide)
+    learned = learn(method, rng_key, task, on_fit=lambda: points.pop()())
+    row = evaluate_curve(learned, train.x, test, coverages)
+    for point in points:  # of a method with one fit for all coverages
+        point()
+    return {**row, "seconds": time.perf_counter() - start}
+
+
+def evaluate_curve(
+    learned: Learned,
+    x: ArrayLike,
+    test: Annotated,
+    coverages: Sequence[float],
+    *,
+    staff: Sequence[str] | None = None,
+    rng_key: jax.Array | None = None,
+) -> dict[str, Any]:
+    """Evaluate a trained method at several coverages, by argmax decisions.
+
+    Parameters
+    ----------
+    learned : Learned
+        The method.
+    x : array, shape (N, ...)
+        Inputs on which offsets are fitted, such as those of training.
+    test : Annotated
+        Items to decide on, with annotations of everybody who may be asked.
+    coverages : sequence of float
+        Targets.
+    staff : sequence of str, optional
+        Who is present; by default all whom the method knows. Where it knows none of them, the AI decides.
+    rng_key : Array, optional
+        With it, ``accuracy_drawn`` tells of people who are really drawn, with offsets.
+
+    Returns
+    -------
+    dict
+        Lists with one entry a target: ``coverage``, ``accuracy``, ``judged``, ``workload``, of plain argmax
+        decisions, and the same with suffix ``_offset``, with offsets fitted on x; ``area``, ``area_offset``,
+        ``ai_accuracy`` (mean over targets), ``expert_accuracy``. A method that is not steered has one plain point,
+        for all targets.
+
+    Raises
+    ------
+    ValueError
+        If a coverage is not between 0 and 1, or the test part has no annotations.
+    """
+    _check_curve(test, coverages)
+    fitted, days = ([_on_day(d, staff) for d in learned.defer(items)] for items in (x, test.x))
+    row: dict[str, list] = {}
+    ai_accuracy = []
+    for i, coverage in enumerate(coverages):
+        index = i if learned.steered else 0
+        plain, said = days[index], _annotations(days[index], test)
+        bounds = coverage_bounds(coverage, len(plain.people))
+        bounded = plain.follow(fitted[index].fit_policy(*bounds)) if plain.staff[:-1].any() else plain
+        for suffix, day in (("", plain), ("_offset", bounded)):
+            for name, value in day.evaluate(said, test.y).items():
+                row.setdefault(name + suffix, []).append(value)
+        if rng_key is not None:
+            drawn = bounded.evaluate_drawn(jax.random.fold_in(rng_key, i), said, test.y)
+            row.setdefault("accuracy_drawn", []).append(drawn["accuracy"])
+        known = test.y >= 0
+        ai_accuracy.append(float((plain.ai.argmax(-1) == test.y)[known].mean()))
+    alone = expert_accuracy(test)
+    best = max(a for a, name in zip(alone, test.annotators, strict=True) if a is not None and _may(name, staff))
+    points = len(coverages) if learned.steered else 1
+    extremes = best, float(np.mean(ai_accuracy))
+    areas = {
+        f"area{s}": _area(row[f"coverage{s}"][:n], row[f"accuracy{s}"][:n], *extremes)
+        for s, n in (("", points), ("_offset", len(coverages)))
+    }
+    return {**row, **areas, "ai_accuracy": float(np.mean(ai_accuracy)), "expert_accuracy": alone}
+
+
+def _check_curve(test: Annotated, coverages: Sequence[float]) -> None:
     if not len(coverages):
         raise ValueError("Expected at least one coverage, found none.")
-    bounds = [coverage_bounds(c, train.num_experts) for c in coverages]
+    for coverage in coverages:
+        coverage_bounds(coverage, 1)
     if all(accuracy is None for accuracy in expert_accuracy(test)):
         raise ValueError(
             "Expected a test part with annotations of items whose truth is known, found none: deferral could not be "
             "judged. Hold out other items, or fewer for training."
         )
-    training = dataclasses.replace(training, batch_size=min(training.batch_size, train.num_items))
-    optimizer = training.optimizer(train.num_items)
-    model, free_guide = build_method(method, train, training.hidden, guide)
-    start = time.perf_counter()
-    row: dict[str, list] = {}
-    ai_accuracy = []
-    for lower, upper in bounds:
-        result = fit(
-            rng_key,
-            model,
-            workload(free_guide, "z", lower, upper, window=training.window),
-            train.batch(),
-            optimizer,
-            epochs=training.epochs(train.num_items),
-            batch_size=training.batch_size,
-            progress=False,
-        )
-        offsets = result.offsets(train.x, lower, upper)
-        for suffix, shifts in (("", 0.0), ("_offset", offsets)):
-            prediction = result.predict(test.x, offsets=shifts)
-            for name, value in evaluate_decisions(prediction.decision, prediction.ai.argmax(-1), test).items():
-                row.setdefault(name + suffix, []).append(value)
-        known = test.y >= 0
-        ai_accuracy.append(float((prediction.ai.argmax(-1) == test.y)[known].mean()))
-        on_point()
-    extremes = _extremes(test, ai_accuracy)
-    areas = {f"area{s}": _area(row[f"coverage{s}"], row[f"accuracy{s}"], *extremes) for s in ("", "_offset")}
-    summary = {"ai_accuracy": float(np.mean(ai_accuracy)), "expert_accuracy": expert_accuracy(test)}
-    return {**row, **areas, **summary, "seconds": time.perf_counter() - start}
 
 
-def expert_accuracy(data: Annotated) -> list[float | None]:
-    """Accuracy of every expert where annotation and truth are known; None where there is no such item."""
-    right = data.annotations == data.y[:, None]
-    known = (data.annotations >= 0) & (data.y >= 0)[:, None]
-    return [float(r[k].mean()) if k.any() else None for r, k in zip(right.T, known.T, strict=True)]
+def _may(name: str, staff: Sequence[str] | None) -> bool:
+    return staff is None or name in staff
+
+
+def _on_day(deferral: Deferral, staff: Sequence[str] | None) -> Deferral:
+    """Deferral to those of the staff whom the method knows."""
+    if staff is None:
+        return deferral
+    known = [name for name in deferral.people if name in staff]
+    return deferral.present(known) if known else _ai_alone(deferral)
+
+
+def _ai_alone(deferral: Deferral) -> Deferral:
+    log_gate, people_probs = np.full_like(deferral.log_gate, -np.inf), np.zeros_like(deferral.people_probs)
+    log_gate[:, -1], people_probs[-1, -1] = 0.0, 1.0
+    return dataclasses.replace(deferral, log_gate=log_gate, people_probs=people_probs)
+
+
+def _annotations(deferral: Deferral, test: Annotated) -> np.ndarray:
+    """Annotations of the people of a deferral, in their order."""
+    return test.annotations[:, [test.annotators.index(name) for name in deferral.people]]
 
 
 def _area(coverage: list[float], accuracy: list[float], expert_accuracy: float, ai_accuracy: float) -> float:
@@ -165,8 +176,3 @@ def _area(coverage: list[float], accuracy: list[float], expert_accuracy: float, 
     points = np.array([coverage, accuracy])
     points = points[:, np.isfinite(points[1])]
     return area_under_curve(points[0], points[1], expert_accuracy, ai_accuracy) if points.size else float("nan")
-
-
-def _extremes(test: Annotated, ai_accuracy: Sequence[float]) -> tuple[float, float]:
-    experts = [a for a in expert_accuracy(test) if a is not None]
-    return max(experts), float(np.mean(ai_accuracy))

@@ -13,12 +13,13 @@ from pl2d_ppl.commands import curve_table, save_figure
 from pl2d_ppl.curve import coverage_bounds
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.handlers import workload
-from pl2d_ppl.methods import Training, build_method
+from pl2d_ppl.methods import build_method
 from pl2d_ppl.plots import plot_curve
 from pl2d_ppl.posterior import to_datatree
 from pl2d_ppl.reports import prepare_split, run_seeds, write_json
 from pl2d_ppl.simulate import superclass_experts
 from pl2d_ppl.train import fit
+from pl2d_ppl.training import Training
 
 __all__ = ["digits", "run_demo"]
 

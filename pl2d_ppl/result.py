@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 from numpyro.infer.svi import SVIState
 
+from pl2d_ppl.offsets import argmax_offsets
 from pl2d_ppl.programs import Programs
-from pl2d_ppl.projection import check_bounds, log_floor, project
 
-__all__ = ["FitResult", "Prediction", "argmax_offsets"]
+__all__ = ["FitResult", "Prediction"]
 
 Status = Literal["started", "completed", "stopped_early", "interrupted"]
 
@@ -277,54 +277,3 @@ class FitResult:
 
 def _select(better: np.ndarray, new: Array, old: Array) -> Array:
     return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
-
-
-TEMPERATURES = (1.0, 0.3, 0.1, 0.03, 0.01)  # in units of the gate's spread; at the last, means are as good as shares
-
-
-def argmax_offsets(gate: Any, lower: Any, upper: Any) -> np.ndarray:
-    """Offsets with which the argmax of a gate meets bounds on everybody's share.
-
-    Bounds on the mean of a posterior, or of a gate, are none on the argmax. At a low temperature the two agree, so
-    that the offsets are -T nu of the projection of gate^(1/T): no batch of test items is needed to use them.
-
-    Parameters
-    ----------
-    gate : array_like, shape (N, K) or (R, N, K)
-        Gate probabilities on training or validation items.
-    lower, upper : array_like, shape (K,) or (R, K)
-        Bounds on the shares.
-
-    Returns
-    -------
-    array, shape (K,) or (R, K)
-        Offsets, added to ln gate before the argmax.
-
-    Raises
-    ------
-    ValueError
-        If the bounds are infeasible, or of the wrong length.
-    """
-    lower, upper = check_bounds(lower, upper)
-    gate = jnp.asarray(gate)
-    if lower.shape[-1] != gate.shape[-1]:
-        raise ValueError(f"Expected {gate.shape[-1]} bounds, one a person and one for the AI, found {lower.shape[-1]}.")
-    if gate.ndim == 3:
-        lower, upper = (jnp.broadcast_to(b, (gate.shape[0], gate.shape[-1])) for b in (lower, upper))
-        return np.asarray(_offsets_of_runs(gate, lower, upper))
-    return np.asarray(_offsets(gate, lower, upper))
-
-
-@jax.jit
-def _offsets(gate: Array, lower: Array, upper: Array) -> Array:
-    log_gate = log_floor(jnp.log(gate), floor=-100.0)
-    spread = jnp.std(log_gate - log_gate.mean(1, keepdims=True) - log_gate.mean(0) + log_gate.mean())
-    offsets = jnp.zeros(gate.shape[1], log_gate.dtype)
-    for temperature in TEMPERATURES:  # from warm to cold, each from where the last one ended
-        unit = temperature * jnp.maximum(spread, 1e-4)
-        sharp = jax.nn.log_softmax(log_gate / unit, -1)
-        offsets = -unit * project(sharp, lower, upper, start=-offsets / unit, tolerance=1e-4).multipliers
-    return offsets
-
-
-_offsets_of_runs = jax.jit(jax.vmap(_offsets))

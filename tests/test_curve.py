@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from pl2d_ppl import Annotated, read_npz
-from pl2d_ppl.curve import coverage_bounds, coverage_curve, evaluate_decisions, expert_accuracy
-from pl2d_ppl.methods import Training
+from pl2d_ppl.curve import coverage_curve
+from pl2d_ppl.decisions import evaluate_decisions, expert_accuracy
+from pl2d_ppl.methods import coverage_bounds
 from pl2d_ppl.plots import plot_curve
 from pl2d_ppl.reports import prepare_split, read_report, run_seeds, write_json
+from pl2d_ppl.training import Training
 
 KEY = jax.random.key(0)
 TINY = Training(hidden=(8,), steps=6, batch_size=16)

@@ -1,0 +1,526 @@
+"""Who decides, on a given day, on given items: a gate over options, and who stands behind each of them."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+
+from pl2d_ppl.data import Annotated
+from pl2d_ppl.decisions import evaluate_decisions
+from pl2d_ppl.offsets import GATE_FLOOR, Policy, argmax_policy
+from pl2d_ppl.people import TOLERANCE, listed, names_of
+from pl2d_ppl.projection import SLACK, check_bounds
+from pl2d_ppl.validation import check_keys
+
+__all__ = ["Deferral", "check_membership"]
+
+MEMBERSHIP_TOLERANCE = 1e-4  # of the sums of columns
+MANY = 20  # names in a message, where they say what to pass
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Deferral:
+    """Who decides each of N items: the option that a gate prefers, and a person who stands behind it.
+
+    Options are people themselves, or clusters of people; the AI is the last. Of any method, :meth:`of` makes one
+    from what its gate says. Staff and bounds give another one, and leave this as it is::
+
+        day = Deferral.of(gate, ai, membership=membership.soft, people=membership.people).present(["ann", "bob"])
+        day.bounded([0.0] * M + [0.4], [0.2] * M + [0.4]).evaluate(annotations, y)
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate over options, but for a constant in each row; -inf on all items where an option is closed.
+    ai : array of float, shape (N, C)
+        The AI's probabilities of the categories.
+    people_probs : array of float, shape (V, M+1)
+        Who decides where an option is chosen, the AI last: rows sum to one, or are zero where an option is closed;
+        the last row is the AI's own.
+    people : tuple of str, length M
+        Names.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, numbers are not as said, or names repeat.
+    """
+
+    log_gate: NDArray[np.floating]
+    ai: NDArray[np.floating]
+    people_probs: NDArray[np.floating]
+    people: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        arrays = {name: np.asarray(getattr(self, name), float) for name in ("log_gate", "ai", "people_probs")}
+        for name, array in arrays.items():
+            if array.ndim != 2 or 0 in array.shape:
+                raise ValueError(f"Expected {name} as a matrix that is not empty, found shape {array.shape}.")
+            object.__setattr__(self, name, array)  # the way past `frozen`
+        object.__setattr__(self, "people", names_of(self.people, self.people_probs.shape[1] - 1, "person"))
+        _check_parts(self.log_gate, self.ai, self.people_probs)
+
+    @classmethod
+    def of(cls, gate: Any, ai: Any, *, membership: Any = None, people: Sequence[Any] | None = None) -> "Deferral":
+        """Deferral of any method, from its gate.
+
+        Parameters
+        ----------
+        gate : array of float, shape (N, V)
+            Probabilities of the options, the AI last.
+        ai : array of float, shape (N, C)
+            The AI's probabilities of the categories.
+        membership : array of float, shape (K, M) or (S, K, M), optional
+            Where people belong among K = V - 1 clusters, soft or one-hot: columns sum to one. Of draws, who decides is
+            averaged over them. By default every option but the AI's is one person.
+        people : sequence of str, optional
+            Names.
+
+        Returns
+        -------
+        Deferral
+            With everybody present.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree, or numbers are no probabilities.
+
+        Warns
+        -----
+        UserWarning
+            If a cluster has no members, in any draw: its share goes to the others.
+        """
+        gate, ai = _check_probs("gate", gate), _check_probs("ai", ai)
+        num_clusters = gate.shape[1] - 1
+        if num_clusters < 1:
+            raise ValueError(f"Expected a gate over an option besides the AI at least, found shape {gate.shape}.")
+        rows = np.eye(num_clusters) if membership is None else _mean_rows(membership, num_clusters, people)
+        weights = np.zeros((num_clusters + 1, rows.shape[1] + 1))
+        weights[:-1, :-1], weights[-1, -1] = rows, 1.0
+        with np.errstate(divide="ignore"):  # a probability that underflows closes no option
+            log_gate = np.maximum(np.log(gate), GATE_FLOOR)
+        clusters = {v: f"option {v} (a cluster without members)" for v in range(num_clusters)}
+        log_gate, people_probs = _close_empty(log_gate, weights, clusters)
+        return cls(log_gate, ai, people_probs, names_of(people, rows.shape[1], "person"))
+
+    @property
+    def num_items(self) -> int:
+        """Number of items, N."""
+        return len(self.log_gate)
+
+    @property
+    def staff(self) -> NDArray[np.bool_]:
+        """Who can decide on this day, the AI last, shape (M+1,)."""
+        return (self.people_probs > 0).any(0)
+
+    @property
+    def decision(self) -> NDArray[np.integer]:
+        """Option that decides each item, the first among equals, V - 1 for the AI, shape (N,)."""
+        return self.log_gate.argmax(1)
+
+    @property
+    def shares(self) -> NDArray[np.floating]:
+        """Expected share of the items that everybody decides, the AI last, shape (M+1,)."""
+        return np.bincount(self.decision, minlength=len(self.people_probs)) / self.num_items @ self.people_probs
+
+    def present(self, staff: Any) -> "Deferral":
+        """Deferral among those who are present: of an option, to those of them who stand behind it.
+
+        Whoever comes back is present again in this deferral, from which nothing is lost.
+
+        Parameters
+        ----------
+        staff : array of bool, shape (M,), or sequence of str
+            Who of the people is present, or their names. The AI always is.
+
+        Returns
+        -------
+        Deferral
+            With the same people, of which those who are absent decide nothing.
+
+        Raises
+        ------
+        ValueError
+            If nobody is present, or a name is unknown.
+
+        Warns
+        -----
+        UserWarning
+            If nobody is left behind an option: its share goes to the others.
+        """
+        present = np.append(self._check_staff(staff), True)
+        log_gate, people_probs = _close_empty(self.log_gate, self.people_probs * present, self._open_options)
+        return dataclasses.replace(self, log_gate=log_gate, people_probs=people_probs)
+
+    def bounded(self, lower: ArrayLike, upper: ArrayLike) -> "Deferral":
+        """Deferral within bounds on everybody's share of these items; see :meth:`fit_policy`.
+
+        Parameters
+        ----------
+        lower, upper : array_like, shape (M+1,)
+            Bounds, the AI last.
+
+        Returns
+        -------
+        Deferral
+            With shares within the bounds, but for a fraction of an item.
+        """
+        return self.follow(self.fit_policy(lower, upper))
+
+    def bounded_options(self, lower: ArrayLike, upper: ArrayLike) -> "Deferral":
+        """Deferral within bounds on every option's share of these items; see :meth:`fit_policy`.
+
+        Parameters
+        ----------
+        lower, upper : array_like, shape (V,)
+            Bounds, the AI last.
+
+        Returns
+        -------
+        Deferral
+            With the same people behind the options.
+        """
+        return self.follow(self.fit_policy(lower, upper, of_options=True))
+
+    def fit_policy(self, lower: ArrayLike, upper: ArrayLike, *, of_options: bool = False) -> Policy:
+        """Policy under which everybody's share of these items, or every option's, is within bounds.
+
+        Of the joint of option and person, it is the projection onto the bounds, at a temperature of the gate that
+        goes to zero; see :mod:`pl2d_ppl.offsets`. Bounds on options leave the people behind them as they are.
+
+        Parameters
+        ----------
+        lower, upper : array_like, shape (M+1,), or (V,) of options
+            Bounds on the shares, the AI last.
+        of_options : bool
+            Whether they are on the options' shares, instead of people's.
+
+        Returns
+        -------
+        Policy
+            For :meth:`follow`, on these items or others.
+
+        Raises
+        ------
+        ValueError
+            If the bounds are of the wrong length, or if those who are present cannot meet them.
+        """
+        if not of_options:
+            low, high = _check_bounds_of_day(lower, upper, self.people, self.staff)
+            return argmax_policy(self.log_gate, self.people_probs, low, high)
+        is_open = self.people_probs.any(1)
+        low, high = _check_bounds_of_day(lower, upper, [f"option {v}" for v in range(len(is_open) - 1)], is_open)
+        policy = argmax_policy(self.log_gate, np.diag(1.0 * is_open), low, high)
+        return policy._replace(people_probs=self.people_probs)
+
+    def follow(self, policy: Policy) -> "Deferral":
+        """Deferral by a policy that was fitted on these items, or on others.
+
+        Parameters
+        ----------
+        policy : Policy
+            Of the same options and people. Those of the people who cannot decide here do not.
+
+        Returns
+        -------
+        Deferral
+            Gate and people of the policy.
+
+        Raises
+        ------
+        ValueError
+            If the policy is of other sizes.
+
+        Warns
+        -----
+        UserWarning
+            If the policy leaves nobody behind an option of this deferral: its share goes to the others.
+        """
+        offsets, people_probs = (np.asarray(part, float) for part in policy)
+        num_options = len(self.people_probs)
+        if offsets.shape != (num_options,) or people_probs.shape != self.people_probs.shape:
+            raise ValueError(
+                f"Expected a policy of {num_options} options and {len(self.people)} people, with offsets of shape "
+                f"{(num_options,)} and people_probs of shape {self.people_probs.shape}, found {offsets.shape} and "
+                f"{people_probs.shape}. Fit it on a deferral of the same options and people."
+            )
+        weights = people_probs * self.people_probs.any(1, keepdims=True) * self.staff
+        log_gate, people_probs = _close_empty(self.log_gate + offsets, weights, self._open_options)
+        return dataclasses.replace(self, log_gate=log_gate, people_probs=people_probs)
+
+    def draw(self, rng_key: jax.Array) -> NDArray[np.integer]:
+        """Draw the person who decides each item.
+
+        Parameters
+        ----------
+        rng_key : Array
+            One typed key.
+
+        Returns
+        -------
+        array of int, shape (N,)
+            Person, M for the AI.
+
+        Raises
+        ------
+        ValueError
+            If the key is something else.
+        """
+        check_keys(rng_key)
+        if rng_key.ndim:
+            raise ValueError(f"Expected one key, found an array of {len(rng_key)}. Draw with one after the other.")
+        with np.errstate(divide="ignore"):
+            log_probs = jnp.asarray(np.log(self.people_probs))
+        return np.asarray(jax.random.categorical(rng_key, log_probs[self.decision]))
+
+    def evaluate(self, annotations: Any, y: Any) -> dict[str, Any]:
+        """Expected coverage, accuracy and workload, as in section 5.2 of paper B.
+
+        An item is right in the share of those behind its option who annotated it rightly, among those of them who
+        annotated it. Where options are people, it is :func:`~pl2d_ppl.decisions.evaluate_decisions`.
+
+        Parameters
+        ----------
+        annotations : array of int, shape (N, M)
+            What people said, -1 where missing.
+        y : array of int, shape (N,)
+            Truth, -1 where unknown.
+
+        Returns
+        -------
+        dict
+            ``coverage``; ``accuracy``, over the items whose truth is known and which somebody behind their option
+            annotated; ``judged``, their share; ``workload``, everybody's share of the items, a list of length M+1.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree, or labels are not among the categories.
+        """
+        data = self._annotated(annotations, y)
+        said = np.column_stack([data.annotations, self.ai.argmax(1)])
+        weights = self.people_probs[self.decision] * (said >= 0)
+        total, right = weights.sum(1), (weights * (said == data.y[:, None])).sum(1)
+        judged = (total > 0) & (data.y >= 0)
+        return {
+            "coverage": float(self.shares[-1]),
+            "accuracy": float((right[judged] / total[judged]).mean()) if judged.any() else float("nan"),
+            "judged": float(judged.mean()),
+            "workload": self.shares.tolist(),
+        }
+
+    def evaluate_drawn(self, rng_key: jax.Array, annotations: Any, y: Any) -> dict[str, Any]:
+        """Realised coverage, accuracy and workload of people who are drawn.
+
+        Where annotations are missing, fewer items are judged than by :meth:`evaluate`: those that the person drawn
+        annotated.
+
+        Parameters
+        ----------
+        rng_key : Array
+            One typed key.
+        annotations, y : array of int, shape (N, M) and (N,)
+            What people said, and the truth, -1 where missing.
+
+        Returns
+        -------
+        dict
+            As :func:`~pl2d_ppl.decisions.evaluate_decisions`.
+
+        Raises
+        ------
+        ValueError
+            If the key is none, shapes disagree, or labels are not among the categories.
+        """
+        return evaluate_decisions(self.draw(rng_key), self.ai.argmax(1), self._annotated(annotations, y))
+
+    def _annotated(self, annotations: Any, y: Any) -> Annotated:
+        """Annotations and truth, checked."""
+        classes = tuple(map(str, range(self.ai.shape[1])))
+        nothing = np.zeros((self.num_items, 1))
+        return Annotated(nothing, y, annotations, classes=classes, annotators=self.people, subset=True)
+
+    @property
+    def _open_options(self) -> dict[int, str]:
+        """Options that are open, and who is behind each, for messages."""
+        everybody = (*self.people, "AI")
+        behind = {v: _chosen(everybody, row > 0) for v, row in enumerate(self.people_probs) if row.any()}
+        return {v: f"option {v} ({listed(names)})" for v, names in behind.items()}
+
+    def _check_staff(self, staff: Any) -> NDArray[np.bool_]:
+        given = np.asarray(staff)
+        if given.dtype == bool:
+            if given.shape != (len(self.people),):
+                raise ValueError(
+                    f"Expected whether each of {len(self.people)} people is present, of shape {(len(self.people),)}, "
+                    f"found {given.shape}. The AI always is."
+                )
+            present = given
+        else:
+            unknown = [name for name in map(str, staff) if name not in self.people]
+            if unknown:
+                raise ValueError(
+                    f"Expected names among {listed(self.people, MANY)}, found {listed(unknown)}. Pass names as a list."
+                )
+            present = np.isin(self.people, list(map(str, staff)))
+        able = self.staff[:-1]
+        if not (present & able).any():
+            raise ValueError(
+                f"Expected somebody present, of {listed(_chosen(self.people, able))}, found nobody. Without people the "
+                "AI decides."
+            )
+        return present
+
+
+def check_membership(
+    membership: Any,
+    num_clusters: int | None = None,
+    num_people: int | None = None,
+    people: Sequence[Any] | None = None,
+) -> None:
+    """Check where people belong among clusters; of arrays that are traced, the shape alone.
+
+    Parameters
+    ----------
+    membership : array of float, shape (K, M) or (S, K, M)
+        Memberships Omega, soft or one-hot, or draws of them. A cluster may be empty.
+    num_clusters, num_people : int, optional
+        K and M, where they are known.
+    people : sequence, optional
+        Names, for messages.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one, a number is not finite or negative, or a column does not sum to one.
+    """
+    shape = np.shape(membership)
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(f"Expected membership of shape (K, M), or (S, K, M) of draws, found {shape}.")
+    for found, expected, what in ((shape[-2], num_clusters, "clusters"), (shape[-1], num_people, "people")):
+        if expected is not None and found != expected:
+            raise ValueError(
+                f"Expected membership of {expected} {what}, found {found}, in shape {shape}. Its rows are clusters, "
+                "without the AI, and its columns people."
+            )
+    names = names_of(people, shape[-1], "person")
+    if isinstance(membership, jax.core.Tracer):
+        return
+    omega = np.asarray(membership, float)
+    sums = omega.sum(-2)
+    for bad, what in (
+        (~np.isfinite(omega), "finite numbers"),
+        (omega < 0, "numbers that are not negative"),
+        (~(np.abs(sums - 1) <= MEMBERSHIP_TOLERANCE), "columns that sum to one, one a person,"),
+    ):
+        if bad.any():
+            person = int(np.flatnonzero(bad.reshape(-1, shape[-1]).any(0))[0])
+            values = sums if bad.ndim < omega.ndim else omega
+            value = values[..., person][bad[..., person]][0]
+            raise ValueError(
+                f"Expected {what} in membership, found {value:.6g} for {names[person]!r}. Pass memberships, not logits."
+            )
+
+
+def _mean_rows(membership: Any, num_clusters: int, people: Sequence[Any] | None) -> NDArray[np.floating]:
+    """Who decides where a cluster is chosen: rows of Omega that sum to one, averaged over draws; zero where empty."""
+    check_membership(membership, num_clusters, people=people)
+    draws = np.asarray(membership, float).reshape(-1, *np.shape(membership)[-2:])
+    totals = draws.sum(-1, keepdims=True)
+    rows = draws / np.where(totals > 0, totals, 1.0)
+    return rows.sum(0) / np.maximum((totals > 0).sum(0), 1)  # draws in which a cluster is empty say nothing of it
+
+
+def _close_empty(
+    log_gate: NDArray, weights: NDArray, names: Mapping[int, str]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Normalise the gate and the rows of weights, and close the options that nobody is behind.
+
+    Of those in names, which were open, a warning tells.
+    """
+    totals = weights.sum(1, keepdims=True)
+    is_empty = totals[:, 0] == 0
+    if is_empty.all():
+        raise ValueError("Expected somebody behind some option, or the AI, found nobody.")
+    closed = [name for option, name in names.items() if is_empty[option]]
+    if closed:
+        message = f"Nobody is behind {', '.join(closed)}: their share goes to the others."
+        warnings.warn(message, UserWarning, stacklevel=3)  # at the line that called a method
+    return log_softmax(np.where(is_empty, -np.inf, log_gate), 1), weights / np.where(is_empty[:, None], 1.0, totals)
+
+
+def _check_probs(name: str, probs: Any) -> NDArray[np.floating]:
+    probs = np.asarray(probs, float)
+    if probs.ndim != 2 or 0 in probs.shape:
+        raise ValueError(f"Expected {name} of shape (N, ...), one row an item, found {probs.shape}.")
+    bad = ~(np.abs(probs.sum(1) - 1) <= TOLERANCE) | ~(probs >= 0).all(1)  # NaN too
+    if bad.any():
+        item = int(bad.argmax())
+        raise ValueError(
+            f"Expected {name} as probabilities that sum to one in every row, found {probs[item].round(4).tolist()} for "
+            f"item {item}. Pass probabilities, not logits."
+        )
+    return probs
+
+
+def _check_parts(log_gate: NDArray, ai: NDArray, people_probs: NDArray) -> None:
+    """Check the parts of a deferral against each other."""
+    num_options = len(people_probs)
+    if log_gate.shape[1] != num_options or len(ai) != len(log_gate):
+        raise ValueError(
+            f"Expected log_gate of shape ({len(ai)}, {num_options}), one row an item of ai and one column a row of "
+            f"people_probs, found {log_gate.shape}."
+        )
+    is_open = people_probs.any(1)
+    if not np.isfinite(log_gate[:, is_open]).all() or not (log_gate[:, ~is_open] == -np.inf).all():
+        raise ValueError(
+            "Expected log_gate that is finite where an option is open, and -inf on all items where its row of "
+            "people_probs is zero, found otherwise. Make deferrals of probabilities with Deferral.of."
+        )
+    if not (people_probs >= 0).all() or not np.allclose(people_probs.sum(1)[is_open], 1.0, atol=TOLERANCE):
+        raise ValueError(f"Expected people_probs with rows that sum to one, found {people_probs.sum(1).tolist()}.")
+    alone = np.eye(people_probs.shape[1])[-1]
+    if not np.array_equal(people_probs[-1], alone * is_open[-1]) or people_probs[:-1, -1].any():
+        raise ValueError(
+            f"Expected the AI alone in the last row and column of people_probs, found row {people_probs[-1].tolist()} "
+            f"and column {people_probs[:, -1].tolist()}."
+        )
+
+
+def _check_bounds_of_day(
+    lower: ArrayLike, upper: ArrayLike, names: Sequence[str], is_able: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Check bounds on shares against who can decide: named ones, and the AI last."""
+    low, high = np.asarray(lower, float), np.asarray(upper, float)
+    for bound, name in ((low, "lower"), (high, "upper")):
+        if bound.shape != is_able.shape:
+            raise ValueError(
+                f"Expected {len(is_able)} {name} bounds, one for each of {listed(names, MANY)}, then the AI, found "
+                f"shape {bound.shape}."
+            )
+    check_bounds(low, high)
+    everybody = (*names, "AI")
+    is_asked = (low > 0) & ~is_able
+    if is_asked.any():
+        raise ValueError(
+            f"Expected lower bounds of 0 for those who are absent, found {low[is_asked].tolist()} for "
+            f"{listed(_chosen(everybody, is_asked), MANY)}. Lower them."
+        )
+    most = high[is_able].sum()
+    if most < 1 - SLACK:
+        raise ValueError(
+            f"Expected upper bounds of those who are present that sum to at least 1, found {most:.6g} over "
+            f"{listed(_chosen(everybody, is_able), MANY)}: somebody must decide every item. Raise them."
+        )
+    return low, high
+
+
+def _chosen(names: Sequence[str], which: NDArray[np.bool_]) -> list[str]:
+    return [name for name, chosen in zip(names, which, strict=True) if chosen]

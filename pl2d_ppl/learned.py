@@ -1,0 +1,155 @@
+"""What methods have learned: who decides on new items, and who joins."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+from pl2d_ppl.baselines.l2d_pop import PopulationFit
+from pl2d_ppl.data import Annotated
+from pl2d_ppl.deferral import Deferral
+from pl2d_ppl.pooling import PooledPeople
+from pl2d_ppl.result import FitResult
+
+__all__ = ["GateLearned", "Learned", "PooledLearned", "PopulationLearned"]
+
+View = Callable[[NDArray], NDArray]
+
+
+class Learned(Protocol):
+    """A trained method."""
+
+    @property
+    def steered(self) -> bool:
+        """Whether it was trained for every coverage, so that plain decisions differ between them."""
+        ...
+
+    def defer(self, x: ArrayLike) -> list[Deferral]:
+        """Say who should decide on items of shape (N, ...): at every coverage, or one deferral for all."""
+        ...
+
+    def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "Learned":
+        """Add the people of a few annotated items, as far as the method can without training anew.
+
+        Parameters
+        ----------
+        rng_key : Array
+            A typed key.
+        data : Annotated
+            What the newcomers said, and the truth.
+        membership : array, shape (K, M'), or None
+            Their memberships in clusters.
+
+        Returns
+        -------
+        Learned
+            With the newcomers, or itself, where the method cannot defer to them.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GateLearned:
+    """Gates over people, or over clusters of them.
+
+    Attributes
+    ----------
+    fits : list of FitResult
+        One a coverage, or one for all.
+    people : tuple of str
+        Names.
+    steered : bool
+        Whether there is one a coverage.
+    membership : array, shape (K, M), optional
+        Of people in the clusters that the gate is over.
+    view : callable, optional
+        How a method sees memberships, such as rounded.
+    """
+
+    fits: list[FitResult]
+    people: tuple[str, ...]
+    steered: bool
+    membership: NDArray | None = None
+    view: View | None = None
+
+    def defer(self, x: ArrayLike) -> list[Deferral]:
+        """See :class:`Learned`."""
+        predictions = [result.predict(x) for result in self.fits]
+        return [Deferral.of(p.gate, p.ai, membership=self.membership, people=self.people) for p in predictions]
+
+    def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "GateLearned":
+        """See :class:`Learned`: into clusters by membership alone; a gate over persons knows no newcomers."""
+        del rng_key
+        if self.view is None or self.membership is None or membership is None:
+            return self
+        joined = np.concatenate([self.membership, self.view(membership)], axis=1)
+        return dataclasses.replace(self, membership=joined, people=(*self.people, *data.annotators))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PooledLearned:
+    """Partially pooled people.
+
+    Attributes
+    ----------
+    people : PooledPeople
+        Their posterior.
+    """
+
+    people: PooledPeople
+    steered: bool = False
+
+    def defer(self, x: ArrayLike) -> list[Deferral]:
+        """See :class:`Learned`."""
+        return [self.people.defer(x)]
+
+    def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "PooledLearned":
+        """See :class:`Learned`: from the mean of their cluster, as their annotations say."""
+        omega = np.ones((1, data.num_experts)) if membership is None else membership
+        return PooledLearned(self.people.join(rng_key, data.batch(), omega, people=data.annotators))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PopulationLearned:
+    """L2D-Pop: people as representations of what they annotated.
+
+    Attributes
+    ----------
+    fit : PopulationFit
+        The trained networks.
+    representation : array, shape (M, R)
+        People.
+    names : tuple of str
+        Their names.
+    class_logits : callable
+        Network of the AI, from x to (N, C).
+    """
+
+    fit: PopulationFit
+    representation: Array
+    names: tuple[str, ...]
+    class_logits: Callable[[Array], Array]
+    steered: bool = False
+
+    def defer(self, x: ArrayLike) -> list[Deferral]:
+        """See :class:`Learned`: the person with the largest logit decides, or the AI's best category."""
+        x = jnp.asarray(x)
+        categories = self.class_logits(x)
+        logits = jnp.concatenate([self.fit.deferral_logits(x, self.representation), categories.max(-1)[:, None]], 1)
+        gate, ai = (np.asarray(jax.nn.softmax(a, -1)) for a in (logits, categories))
+        return [Deferral.of(gate, ai, people=self.names)]
+
+    def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "PopulationLearned":
+        """See :class:`Learned`: as the representation of what they annotated."""
+        del rng_key, membership
+        psi = self.fit.representation(data.x, data.annotations, data.y)
+        return dataclasses.replace(
+            self,
+            representation=jnp.concatenate([self.representation, psi]),
+            names=(*self.names, *data.annotators),
+        )

@@ -1,0 +1,329 @@
+r"""Offsets with which the argmax of a gate meets bounds on everybody's share, and who decides where it points.
+
+A gate :math:`g_v(x)` chooses an option, and a matrix :math:`P_{vw}` says who decides there. The I-projection of
+:math:`q(v, w | x) = g_v(x) P_{vw}` onto bounds on the mean of :math:`q(w)` is proportional to
+:math:`q(v, w | x) e^{-\nu_w}`. Of the gate at temperature T, :math:`g^{1/T}`, it chooses the option
+
+.. math:: \arg\max_v \left[\ln g_v(x) + T \ln \sum_w P_{vw} e^{-\nu_w}\right] \quad (T \to 0),
+
+and within it the person :math:`w \sim P'_{vw} \propto P_{vw} e^{-\nu_w}`. Bounds on the mean of a gate are none on its
+argmax; at a low temperature the two agree but for a few items, which are then told apart exactly.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import logsumexp
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from pl2d_ppl.projection import LOG_FLOOR, SLACK, Projection, check_bounds, log_floor, project
+
+__all__ = ["Policy", "argmax_offsets", "argmax_policy"]
+
+TEMPERATURES = (1.0, 0.3, 0.1, 0.03, 0.01)  # in units of the gate's spread; at the last, means are as good as shares
+GATE_FLOOR = -100.0  # ln of the least gate probability, about that of float32
+MOST_MOVES = 1000  # items told apart one by one; where it takes more, they are equal, and no offsets tell them apart
+CLEARANCE = 1e-6  # by which an option that may have no item stays below the others
+
+
+class Policy(NamedTuple):
+    """How to decide within bounds; fitted on some items, and used on others.
+
+    Attributes
+    ----------
+    offsets : array of float, shape (V,)
+        Added to ln gate before the argmax; -inf where nobody decides.
+    people_probs : array of float, shape (V, M+1)
+        Who decides where an option is chosen, the AI last.
+    """
+
+    offsets: NDArray[np.floating]
+    people_probs: NDArray[np.floating]
+
+
+def argmax_offsets(gate: Any, lower: Any, upper: Any) -> np.ndarray:
+    """Offsets with which the argmax of a gate meets bounds on everybody's share.
+
+    Bounds on the mean of a posterior, or of a gate, are none on the argmax. At a low temperature the two agree, so
+    that the offsets are -T nu of the projection of gate^(1/T): no batch of test items is needed to use them.
+
+    Parameters
+    ----------
+    gate : array_like, shape (N, K) or (R, N, K)
+        Gate probabilities on training or validation items.
+    lower, upper : array_like, shape (K,) or (R, K)
+        Bounds on the shares.
+
+    Returns
+    -------
+    array, shape (K,) or (R, K)
+        Offsets, added to ln gate before the argmax.
+
+    Raises
+    ------
+    ValueError
+        If the bounds are infeasible, or of the wrong length.
+    """
+    lower, upper = check_bounds(lower, upper)
+    gate = jnp.asarray(gate)
+    if lower.shape[-1] != gate.shape[-1]:
+        raise ValueError(f"Expected {gate.shape[-1]} bounds, one a person and one for the AI, found {lower.shape[-1]}.")
+    if gate.ndim == 3:
+        lower, upper = (jnp.broadcast_to(b, (gate.shape[0], gate.shape[-1])) for b in (lower, upper))
+        return np.asarray(_anneal_runs(jnp.log(gate), None, lower, upper))
+    return np.asarray(_anneal(jnp.log(gate), None, lower, upper))
+
+
+def argmax_policy(log_gate: NDArray, people_probs: NDArray, lower: NDArray, upper: NDArray) -> Policy:
+    """Policy under which the argmax of a gate over options meets bounds on the shares of people.
+
+    Offsets are those of the projection at a low temperature, corrected so that as many items choose each option as
+    the bounds need; none, where other people behind the options are enough. People are then drawn by the projection of
+    their probabilities, given how often each option is chosen: shares meet the bounds, but for a fraction of an item.
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate over options, -inf for all items where an option has a row of zeros in people_probs.
+    people_probs : array of float, shape (V, W)
+        Who decides where an option is chosen.
+    lower, upper : array of float, shape (W,)
+        Bounds on the shares of all items, feasible for those with a column that is not zero.
+
+    Returns
+    -------
+    Policy
+        Offsets and people_probs, of zeros where people_probs is.
+    """
+    support = people_probs > 0
+    is_open, upper = support.any(1), np.where(support.any(0), upper, 0.0)
+    offsets = np.where(is_open, 0.0, -np.inf)
+    counts = _counts(log_gate, offsets)
+    _, excess = nearest_counts(counts, support, lower, upper, may_move=False)
+    if excess > SLACK:  # otherwise it is enough to choose among the people of each option
+        with np.errstate(divide="ignore"):
+            log_people = None if np.array_equal(people_probs, np.diag(is_open)) else np.log(people_probs)
+        annealed = _anneal(*_to_jax(log_gate, log_people, lower, upper))
+        start = np.asarray(annealed, float)[is_open]
+        offsets[is_open] = _corrected(log_gate[:, is_open], start, support[is_open], lower, upper)
+        counts = _counts(log_gate, offsets)
+    return Policy(offsets, _balanced(people_probs, counts, lower, upper))
+
+
+def _to_jax(*arrays: NDArray | None) -> tuple[Array | None, ...]:
+    return jax.tree.map(lambda array: jnp.asarray(array, jnp.result_type(float)), arrays)
+
+
+def _annealed(log_gate: Array, log_people: Array | None, lower: Array, upper: Array) -> Array:
+    """Offsets at the lowest temperature, from warm to cold, each from where the last one ended."""
+    log_gate = log_floor(log_gate, floor=GATE_FLOOR)
+    spread = jnp.std(log_gate - log_gate.mean(1, keepdims=True) - log_gate.mean(0) + log_gate.mean())
+    units = jnp.maximum(spread, 1e-4) * jnp.array(TEMPERATURES, log_gate.dtype)
+
+    def cool(nu: Array, units: tuple[Array, Array]) -> tuple[Array, None]:
+        before, unit = units
+        # What favours an option over another grows as 1/T; what favours a person within an option does not.
+        start = nu + (before / unit - 1) * _price_of_options(nu, log_people)
+        sharp = jax.nn.log_softmax(log_gate / unit, -1)
+        return project_people(sharp, log_people, lower, upper, start=start, tolerance=1e-4).multipliers, None
+
+    start = jnp.zeros(lower.size, log_gate.dtype)
+    nu, _ = jax.lax.scan(cool, start, (jnp.concatenate([units[:1], units[:-1]]), units))
+    return units[-1] * _log_totals(nu, log_people)
+
+
+_anneal = jax.jit(_annealed)
+_anneal_runs = jax.jit(jax.vmap(_annealed, in_axes=(0, None, 0, 0)))
+
+
+def project_people(log_gate: Array, log_people: Array | None, lower: Array, upper: Array, **options: Any) -> Projection:
+    """Project q(v, w | x) onto bounds on the mean of q(w), for which the marginals of w are enough.
+
+    Parameters
+    ----------
+    log_gate : Array, shape (N, V)
+        Ln of the gate over options, finite.
+    log_people : Array, shape (V, W), optional
+        Ln of who decides where an option is chosen; by default every option is one person, W = V.
+    lower, upper : Array, shape (W,)
+        Bounds; of people whom no option has, zero.
+    **options
+        For :func:`~pl2d_ppl.projection.project`.
+
+    Returns
+    -------
+    Projection
+        Multipliers of people.
+    """
+    marginal = log_gate
+    if log_people is not None:  # person by person: (N, V, W) numbers would not fit
+        marginal = jax.lax.map(lambda column: logsumexp(log_gate + column, -1), log_people.T).T
+    return project(marginal, lower, upper, **options)
+
+
+def _log_totals(nu: Array, log_people: Array | None) -> Array:
+    """Ln sum_w P_vw e^-nu_w."""
+    return -nu if log_people is None else logsumexp(log_people - nu, 1)
+
+
+def _price_of_options(nu: Array, log_people: Array | None) -> Array:
+    """The part of people's multipliers that is their options': the mean over those in which they decide."""
+    if log_people is None:
+        return nu
+    totals = _log_totals(nu, log_people)
+    totals = jnp.where(jnp.isfinite(totals), totals, 0.0)
+    probs = jnp.exp(log_people - nu - totals[:, None])
+    return -(totals @ probs) / jnp.maximum(probs.sum(0), jnp.finfo(nu.dtype).tiny)
+
+
+def _corrected(log_gate: NDArray, offsets: NDArray, support: NDArray, lower: NDArray, upper: NDArray) -> NDArray:
+    """Offsets corrected for the few items by which shares at a temperature differ from those of the argmax."""
+    found = _counts(log_gate, offsets)
+    counts, _ = nearest_counts(found, support, lower, upper)
+    if not 0 < np.abs(counts - found).sum() / 2 <= MOST_MOVES:
+        return offsets
+    exact = exact_offsets(log_gate, offsets, counts)
+    excess = [nearest_counts(_counts(log_gate, o), support, lower, upper, may_move=False)[1] for o in (exact, offsets)]
+    return exact if excess[0] < excess[1] else offsets
+
+
+def _counts(log_gate: NDArray, offsets: NDArray) -> NDArray[np.integer]:
+    return np.bincount((log_gate + offsets).argmax(1), minlength=len(offsets))
+
+
+def nearest_counts(
+    counts: NDArray, support: NDArray, lower: NDArray, upper: NDArray, *, may_move: bool = True
+) -> tuple[NDArray[np.integer], float]:
+    """Fewest moves of items between options after which people's shares can meet their bounds best.
+
+    Parameters
+    ----------
+    counts : array of int, shape (V,)
+        Number of items that choose each option; N in all.
+    support : array of bool, shape (V, W)
+        Who may decide where an option is chosen.
+    lower, upper : array of float, shape (W,)
+        Bounds on the shares.
+    may_move : bool
+        Whether items may move; otherwise only the excess is found.
+
+    Returns
+    -------
+    counts : array of int, shape (V,)
+        Number of items after the moves.
+    excess : float
+        Share by which people must then miss their bounds: less than 1/N, where the bounds are feasible.
+    """
+    num_items, num_options, num_people = counts.sum(), *support.shape
+    option, person = np.nonzero(support)  # items flow from options to people
+    leaves, arrives = (np.arange(n)[:, None] == ends for n, ends in ((num_options, option), (num_people, person)))
+    sizes = (num_options, num_options, len(option), 1)  # unknowns: items gained, items lost, flow, excess in items
+    most_moves = num_items if may_move else 0
+    none, ones, eye = np.zeros((num_people, 2 * num_options)), np.ones((num_people, 1)), np.eye(num_options)
+    gained_is_lost = np.repeat([1.0, -1.0, 0.0, 0.0], sizes)[None]
+    constraints = [
+        LinearConstraint(np.hstack([-eye, eye, leaves, np.zeros((num_options, 1))]), counts, counts),
+        LinearConstraint(gained_is_lost, 0.0, 0.0),
+        LinearConstraint(np.hstack([none, arrives, ones]), num_items * lower, np.inf),
+        LinearConstraint(np.hstack([none, arrives, -ones]), -np.inf, num_items * upper),
+    ]
+    solution = milp(
+        np.repeat([1.0, 1.0, 0.0, 10.0 * num_options], sizes),  # an item of excess outweighs the moves against it
+        integrality=np.repeat([1, 1, 0, 0], sizes),
+        bounds=Bounds(0.0, np.repeat([most_moves, most_moves, np.inf, np.inf], sizes)),
+        constraints=constraints,
+    )
+    gained, lost = np.rint(solution.x[: 2 * num_options]).astype(int).reshape(2, num_options)
+    return counts + gained - lost, float(solution.x[-1]) / num_items
+
+
+def exact_offsets(log_gate: NDArray, offsets: NDArray, counts: NDArray) -> NDArray[np.floating]:
+    """Offsets with which the argmax chooses every option a given number of times.
+
+    It is the assignment of items to options of the largest sum of ln gate, and its dual: starting from the argmax,
+    items move one by one along shortest augmenting paths from options with too many to options with too few. Of the
+    offsets that give that assignment, a central one is taken, so that no two options tie.
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate, finite.
+    offsets : array of float, shape (V,)
+        Offsets to start from; the fewer items are to move, the faster.
+    counts : array of int, shape (V,)
+        Number of items to choose each option, N in all.
+
+    Returns
+    -------
+    array of float, shape (V,)
+        The offsets. Where items are equal, the argmax cannot tell them apart, and counts may be missed.
+    """
+    decision, exact = (log_gate + offsets).argmax(1), offsets.copy()
+    while (surplus := np.bincount(decision, minlength=len(counts)) - counts).any():
+        gap, first = _gaps(log_gate + exact, decision)
+        distance, before = _shortest_paths(gap, surplus > 0)
+        option = int(np.where(surplus < 0, distance, np.inf).argmin())
+        exact += np.minimum(distance, distance[option])  # now every option on the path ties with the next
+        while before[option] >= 0:
+            decision[first[before[option], option]] = option
+            option = before[option]
+    return _central(log_gate, decision, exact, counts > 0)
+
+
+def _gaps(scores: NDArray, decision: NDArray) -> tuple[NDArray, NDArray]:
+    """By how much an option may gain on another until the other's first item goes over; and that item."""
+    num_options = scores.shape[1]
+    gap, first = np.full((num_options, num_options), np.inf), np.zeros((num_options, num_options), int)
+    for option in np.unique(decision):
+        items = np.flatnonzero(decision == option)
+        margin = scores[items, option, None] - scores[items]
+        nearest = margin.argmin(0)
+        gap[option], first[option] = np.maximum(margin.min(0), 0.0), items[nearest]
+    return gap, first
+
+
+def _shortest_paths(gap: NDArray, is_source: NDArray) -> tuple[NDArray, NDArray]:
+    """Distance from the nearest source to each node, and the node before it, -1 at a source (Bellman and Ford)."""
+    distance, before = np.where(is_source, 0.0, np.inf), np.full(len(gap), -1)
+    for _ in gap:
+        through = distance[:, None] + gap
+        shorter = through.min(0) < distance
+        distance, before = np.where(shorter, through.min(0), distance), np.where(shorter, through.argmin(0), before)
+    return distance, before
+
+
+def _central(log_gate: NDArray, decision: NDArray, offsets: NDArray, is_chosen: NDArray) -> NDArray:
+    """Offsets that keep decisions, as far from ties as the mean over extreme ones is."""
+    gap, _ = _gaps(log_gate + offsets, decision)
+    paths = gap[np.ix_(is_chosen, is_chosen)]
+    for via in range(len(paths)):  # distances between all (Floyd and Warshall): every row is an extreme shift
+        paths = np.minimum(paths, paths[:, via, None] + paths[via])
+    shift = np.zeros(len(offsets))
+    shift[is_chosen] = paths.mean(0) - paths.mean()
+    limit = (shift[is_chosen, None] + gap[np.ix_(is_chosen, ~is_chosen)]).min(0)
+    shift[~is_chosen] = np.minimum(limit - CLEARANCE, 0.0)
+    return offsets + shift
+
+
+def _balanced(people_probs: NDArray, counts: NDArray, lower: NDArray, upper: NDArray) -> NDArray[np.floating]:
+    """Project people_probs so that shares meet the bounds, given how many items choose each option."""
+    support = people_probs > 0
+    _, excess = nearest_counts(counts, support, lower, upper, may_move=False)
+    with np.errstate(divide="ignore"):
+        log_people = np.log(people_probs)
+    arguments = (log_people, np.maximum(lower - excess, 0.0), np.minimum(upper + excess, 1.0), counts)
+    nu = np.asarray(_multipliers(*_to_jax(*arguments)), float)
+    tilted = log_people - nu
+    largest = tilted.max(1, keepdims=True)
+    weights = np.exp(tilted - np.where(np.isfinite(largest), largest, 0.0))
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1.0)  # a sum is at least 1, or 0 of a closed option
+
+
+@jax.jit
+def _multipliers(log_people: Array, lower: Array, upper: Array, counts: Array) -> Array:
+    floored = jnp.maximum(log_people, LOG_FLOOR)  # first, for rows of options that are closed
+    return project(log_floor(floored), lower, upper, weights=counts, max_steps=1000).multipliers
