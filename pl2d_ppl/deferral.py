@@ -16,11 +16,10 @@ from pl2d_ppl.decisions import evaluate_decisions
 from pl2d_ppl.offsets import GATE_FLOOR, Policy, argmax_policy
 from pl2d_ppl.people import TOLERANCE, listed, names_of
 from pl2d_ppl.projection import SLACK, check_bounds
-from pl2d_ppl.validation import check_keys
+from pl2d_ppl.validation import check_keys, check_membership
 
-__all__ = ["Deferral", "check_membership"]
+__all__ = ["Deferral"]
 
-MEMBERSHIP_TOLERANCE = 1e-4  # of the sums of columns
 MANY = 20  # names in a message, where they say what to pass
 
 
@@ -377,56 +376,6 @@ class Deferral:
                 "AI decides."
             )
         return present
-
-
-def check_membership(
-    membership: Any,
-    num_clusters: int | None = None,
-    num_people: int | None = None,
-    people: Sequence[Any] | None = None,
-) -> None:
-    """Check where people belong among clusters; of arrays that are traced, the shape alone.
-
-    Parameters
-    ----------
-    membership : array of float, shape (K, M) or (S, K, M)
-        Memberships Omega, soft or one-hot, or draws of them. A cluster may be empty.
-    num_clusters, num_people : int, optional
-        K and M, where they are known.
-    people : sequence, optional
-        Names, for messages.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another one, a number is not finite or negative, or a column does not sum to one.
-    """
-    shape = np.shape(membership)
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise ValueError(f"Expected membership of shape (K, M), or (S, K, M) of draws, found {shape}.")
-    for found, expected, what in ((shape[-2], num_clusters, "clusters"), (shape[-1], num_people, "people")):
-        if expected is not None and found != expected:
-            raise ValueError(
-                f"Expected membership of {expected} {what}, found {found}, in shape {shape}. Its rows are clusters, "
-                "without the AI, and its columns people."
-            )
-    names = names_of(people, shape[-1], "person")
-    if isinstance(membership, jax.core.Tracer):
-        return
-    omega = np.asarray(membership, float)
-    sums = omega.sum(-2)
-    for bad, what in (
-        (~np.isfinite(omega), "finite numbers"),
-        (omega < 0, "numbers that are not negative"),
-        (~(np.abs(sums - 1) <= MEMBERSHIP_TOLERANCE), "columns that sum to one, one a person,"),
-    ):
-        if bad.any():
-            person = int(np.flatnonzero(bad.reshape(-1, shape[-1]).any(0))[0])
-            values = sums if bad.ndim < omega.ndim else omega
-            value = values[..., person][bad[..., person]][0]
-            raise ValueError(
-                f"Expected {what} in membership, found {value:.6g} for {names[person]!r}. Pass memberships, not logits."
-            )
 
 
 def _mean_rows(membership: Any, num_clusters: int, people: Sequence[Any] | None) -> NDArray[np.floating]:

@@ -17,7 +17,6 @@ from pl2d_ppl.baselines.naive_l2d import naive_l2d
 from pl2d_ppl.baselines.one_stage import one_stage
 from pl2d_ppl.baselines.two_stage import two_stage
 from pl2d_ppl.data import Annotated
-from pl2d_ppl.deferral import check_membership
 from pl2d_ppl.guiding import no_guide
 from pl2d_ppl.handlers import workload
 from pl2d_ppl.learned import GateLearned, Learned, PooledLearned, PopulationLearned, View
@@ -26,6 +25,7 @@ from pl2d_ppl.pooling import PooledPeople
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.train import fit
 from pl2d_ppl.training import Training
+from pl2d_ppl.validation import check_membership
 
 __all__ = ["METHODS", "NEED_MEMBERSHIP", "Task", "build_method", "coverage_bounds", "learn"]
 

@@ -185,7 +185,7 @@ class PooledPeople:
             raise ValueError(
                 f"Expected memberships of shape ({known[0]}, M'), in the same clusters, found {np.shape(membership)}."
             )
-        check_membership(membership)
+        check_membership(membership, known[0], people=people)
         fit_key, draw_key = jax.random.split(rng_key)
         shared = {name: a.mean(0) for name, a in self.draws.items() if name != self.site}
         shapes = (np.shape(data["annotations"]), np.shape(membership))

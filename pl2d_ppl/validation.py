@@ -1,10 +1,12 @@
 """Checks of what users pass in: every error says what was expected, what was found, and what to do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+
+from pl2d_ppl.people import names_of
 
 __all__ = [
     "check_arguments",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 LABELS = ("y", "annotations", "votes")
+MEMBERSHIP_TOLERANCE = 1e-4  # of the sums of columns
 
 
 def check_keys(rng_key: Any) -> None:
@@ -100,8 +103,8 @@ def check_arguments(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> No
             alphas = np.concatenate([leaf.ravel() for leaf in leaves])
             check_concentration(alphas, alphas.size)
         if name == "membership":
-            for leaf in leaves:
-                check_membership(leaf)
+            for each in [part for leaf in leaves for part in (leaf if leaf.ndim == 4 else [leaf])]:  # draws, of runs
+                check_membership(each, may_be_empty=False)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -317,7 +320,7 @@ def check_cluster_deferral(
         )
     _check_columns(annotations, (num_items, num_people))
     if not isinstance(membership, jax.core.Tracer):
-        check_membership(membership)
+        check_membership(membership, may_be_empty=False)
 
 
 def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: Any) -> None:
@@ -339,7 +342,7 @@ def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: A
             "clusters pass ones of shape (1, M)."
         )
     if not isinstance(membership, jax.core.Tracer):
-        check_membership(membership)
+        check_membership(membership, may_be_empty=False)
     _check_columns(annotations, (ai_logits.shape[0], np.shape(membership)[1]))
 
 
@@ -351,29 +354,61 @@ def _check_columns(annotations: Any, shape: tuple[int, int]) -> None:
         )
 
 
-def check_membership(membership: Any) -> None:
-    """Check memberships of people in clusters.
+def check_membership(
+    membership: Any,
+    num_clusters: int | None = None,
+    num_people: int | None = None,
+    people: Sequence[Any] | None = None,
+    *,
+    may_be_empty: bool = True,
+) -> None:
+    """Check where people belong among clusters; of arrays that are traced, the shape alone.
+
+    Parameters
+    ----------
+    membership : array of float, shape (K, M) or (S, K, M)
+        Memberships Omega, soft or one-hot, or draws of them.
+    num_clusters, num_people : int, optional
+        K and M, where they are known.
+    people : sequence, optional
+        Names, for messages.
+    may_be_empty : bool
+        Whether there may be a cluster without members, in every draw.
 
     Raises
     ------
     ValueError
-        If they are negative or not finite, if a person's do not sum to one, or if nobody belongs to a cluster.
+        If the shape is another one, a number is not finite or negative, a column does not sum to one, or a cluster is
+        empty.
     """
-    values = np.asarray(membership, float)
-    if values.ndim < 2 or not values.size:
-        raise ValueError(f"Expected memberships of shape (K, M), or (S, K, M) of S draws, found {values.shape}.")
-    if not np.isfinite(values).all() or values.min() < 0:
-        found = f"{values.min():g}" if np.isfinite(values).all() else "NaN or infinity"
-        raise ValueError(f"Expected memberships between 0 and 1, found {found}.")
-    sums = values.sum(-2)
-    wrong = np.argwhere(np.abs(sums - 1) > 1e-4)
-    if len(wrong):
-        raise ValueError(
-            f"Expected the memberships of everybody to sum to one over the clusters, found {sums[tuple(wrong[0])]:.4g} "
-            f"for person {wrong[0][-1]}. One row is a cluster, one column a person."
-        )
-    empty = np.flatnonzero(values.max(-1).reshape(-1, values.shape[-2]).max(0) <= 0)
-    if empty.size:
+    shape = np.shape(membership)
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(f"Expected membership of shape (K, M), or (S, K, M) of draws, found {shape}.")
+    for found, expected, what in ((shape[-2], num_clusters, "clusters"), (shape[-1], num_people, "people")):
+        if expected is not None and found != expected:
+            raise ValueError(
+                f"Expected membership of {expected} {what}, found {found}, in shape {shape}. Its rows are clusters, "
+                "without the AI, and its columns people."
+            )
+    names = names_of(people, shape[-1], "person")
+    if isinstance(membership, jax.core.Tracer):
+        return
+    omega = np.asarray(membership, float)
+    sums = omega.sum(-2)
+    for bad, what in (
+        (~np.isfinite(omega), "finite numbers"),
+        (omega < 0, "numbers that are not negative"),
+        (~(np.abs(sums - 1) <= MEMBERSHIP_TOLERANCE), "columns that sum to one, one a person,"),
+    ):
+        if bad.any():
+            person = int(np.flatnonzero(bad.reshape(-1, shape[-1]).any(0))[0])
+            values = sums if bad.ndim < omega.ndim else omega
+            value = values[..., person][bad[..., person]][0]
+            raise ValueError(
+                f"Expected {what} in membership, found {value:.6g} for {names[person]!r}. Pass memberships, not logits."
+            )
+    empty = np.flatnonzero(omega.any(-1).reshape(-1, shape[-2]).any(0) == 0)
+    if empty.size and not may_be_empty:
         raise ValueError(
             f"Expected somebody in every cluster, found nobody in cluster {', '.join(map(str, empty))}. Drop that row "
             "of the membership."

@@ -15,8 +15,9 @@ from scipy.special import log_softmax, softmax
 
 from pl2d_ppl import Annotated, argmax_offsets
 from pl2d_ppl.decisions import evaluate_decisions
-from pl2d_ppl.deferral import Deferral, check_membership
+from pl2d_ppl.deferral import Deferral
 from pl2d_ppl.offsets import Policy, _anneal, exact_offsets, nearest_counts, project_people
+from pl2d_ppl.validation import check_membership
 
 KEY = jax.random.key(0)
 PEOPLE = ("ann", "bob", "cid")
@@ -619,6 +620,8 @@ def test_memberships_are_checked_as_far_as_they_are_known():
     check_membership(OMEGA.astype(np.float32) * (1 + 5e-5))
     check_membership(np.eye(3, dtype=int))
     check_membership(np.array([[1.0, 1.0], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match="nobody in cluster 1"):
+        check_membership(np.array([[1.0, 1.0], [0.0, 0.0]]), may_be_empty=False)
 
     @jax.jit
     def traced(membership):
