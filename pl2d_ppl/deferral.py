@@ -152,7 +152,8 @@ class Deferral:
         Warns
         -----
         UserWarning
-            If nobody is left behind an option: its share goes to the others.
+            If nobody is left behind an option, such as a cluster: its share goes to the others. Not where options
+            are people themselves.
         """
         present = np.append(self._check_staff(staff), True)
         log_gate, people_probs = _close_empty(self.log_gate, self.people_probs * present, self._open_options)
@@ -348,7 +349,10 @@ class Deferral:
 
     @property
     def _open_options(self) -> dict[int, str]:
-        """Options that are open, and who is behind each, for messages."""
+        """Options that are open, and who is behind each, for messages; none where options are people themselves."""
+        behind_one = self.people_probs[:-1, :-1] > 0
+        if behind_one.shape[0] == behind_one.shape[1] and not behind_one[~np.eye(len(behind_one), dtype=bool)].any():
+            return {}  # that somebody is absent is no news
         everybody = (*self.people, "AI")
         behind = {v: _chosen(everybody, row > 0) for v, row in enumerate(self.people_probs) if row.any()}
         return {v: f"option {v} ({listed(names)})" for v, names in behind.items()}

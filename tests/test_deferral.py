@@ -171,8 +171,9 @@ def test_names_and_masks_say_the_same_and_whoever_comes_back_is_there():
 
 
 def test_options_without_anybody_are_closed_with_one_warning():
-    omega = np.eye(3)
-    everybody = Deferral.of(np.full((4, 4), 0.25), np.full((4, 2), 0.5), membership=omega, people=PEOPLE)
+    omega = np.eye(3)[:, [0, 1, 2, 1]]
+    people = (*PEOPLE, "dan")
+    everybody = Deferral.of(np.full((4, 4), 0.25), np.full((4, 2), 0.5), membership=omega, people=people)
     with pytest.warns(
         UserWarning, match=r"option 0 \('ann'\), option 2 \('cid'\): their share goes to the others"
     ) as caught:
@@ -182,7 +183,7 @@ def test_options_without_anybody_are_closed_with_one_warning():
     np.testing.assert_allclose(np.exp(found.log_gate), np.tile([0, 0.5, 0, 0.5], (4, 1)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # what is closed stays so, and is no news
-        found.present(["bob", "cid"]).bounded([0, 0.5, 0, 0.5], [1, 0.5, 1, 0.5])
+        found.present(["bob", "cid"]).bounded([0, 0.5, 0, 0, 0.5], [1, 0.5, 1, 1, 0.5])
 
 
 def test_clusters_without_members_are_closed_with_a_warning():
@@ -350,8 +351,7 @@ def test_shares_meet_bounds_where_options_are_people(seed):
     rng = np.random.default_rng(seed)
     deferral = Deferral.of(random_gate(rng, 500, 5), np.full((500, 2), 0.5))
     if rng.random() < 0.5:
-        with pytest.warns(UserWarning, match="Nobody is behind option 2"):
-            deferral = deferral.present([True, True, False, True])
+        deferral = deferral.present([True, True, False, True])  # warnings are errors: an absent person is no news
     lower, upper = random_bounds(rng, deferral.staff)
     found = deferral.bounded(lower, upper)
     assert violation(found.shares, lower, upper) <= 1 / 500 + 1e-3
@@ -455,11 +455,12 @@ def test_policies_of_options_are_used_on_other_items():
 
 
 def test_a_policy_of_an_emptier_day_closes_options_with_a_warning():
-    everybody = Deferral.of(np.full((4, 4), 0.25), np.full((4, 2), 0.5), people=PEOPLE)
+    omega, people = np.eye(3)[:, [0, 1, 2, 2]], (*PEOPLE, "dan")
+    everybody = Deferral.of(np.full((4, 4), 0.25), np.full((4, 2), 0.5), membership=omega, people=people)
     with pytest.warns(UserWarning, match="Nobody is behind"):
-        policy = everybody.present(["ann", "bob"]).fit_policy(np.zeros(4), np.ones(4))
+        policy = everybody.present(["ann", "bob"]).fit_policy(np.zeros(5), np.ones(5))
     assert policy.offsets[2] == -np.inf
-    with pytest.warns(UserWarning, match=r"option 2 \('cid'\)"):
+    with pytest.warns(UserWarning, match=r"option 2 \('cid', 'dan'\)"):
         found = everybody.follow(policy)
     np.testing.assert_allclose(np.exp(found.log_gate), np.tile([1 / 3, 1 / 3, 0, 1 / 3], (4, 1)))
 
