@@ -50,9 +50,8 @@ def pooled_l2d(
     Spread 0 is a model of clusters, a large spread one of persons without anything in common; in between people
     borrow from one another as much as the data say, each the less, the more they have annotated. The gate compares
     probabilities of being right, so that an offset to the AI's is a threshold on a difference of them, and one fit
-    serves every coverage; who did not annotate an item has not decided on it, and the gate
-    is normalised over those who did. Fix the spread by
-    ``numpyro.handlers.condition(model, {"spread": ...})``.
+    serves every coverage. Who did not annotate an item has not decided on it: the gate is normalised over those who
+    did. Fix the spread by ``numpyro.handlers.condition(model, {"spread": ...})``, at a small number in the place of 0.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``ability``, ``slope_scale``,
     ``ai_slope_scale``, ``spread`` (2,), of the constant and of the slopes, ``ai_skill`` (2,), and, in units of their

@@ -4,18 +4,24 @@ Models lie in :mod:`pl2d_ppl.models`, guides in :mod:`pl2d_ppl.guides`: edit the
 which imports neither.
 """
 
+from pl2d_ppl.ai import train_classifier
 from pl2d_ppl.averaging import average_dirichlet
 from pl2d_ppl.checkpoint import load
 from pl2d_ppl.clusters import fit_clusters, held_out
 from pl2d_ppl.data import Annotated, Votes, read_npz, read_votes, split, standardise, write_npz
+from pl2d_ppl.deferral import Deferral
 from pl2d_ppl.elbo import EnumELBO
+from pl2d_ppl.empirical import membership_draws
 from pl2d_ppl.handlers import tilt, workload
 from pl2d_ppl.marginals import log_evidence, marginals
 from pl2d_ppl.membership import Membership
-from pl2d_ppl.networks import MLP, ConvNet, Ensemble, evaluation, instantiate
+from pl2d_ppl.networks import MLP, ConvNet, Ensemble, Frozen, evaluation, instantiate
 from pl2d_ppl.offsets import argmax_offsets
+from pl2d_ppl.place_people import place_people
 from pl2d_ppl.placing import maximise_membership, sample_membership
+from pl2d_ppl.pooling import PooledPeople
 from pl2d_ppl.posterior import to_datatree
+from pl2d_ppl.programs import PerRun
 from pl2d_ppl.projection import Projection, project
 from pl2d_ppl.result import FitResult, Prediction
 from pl2d_ppl.train import NonFiniteLossError, fit
@@ -24,11 +30,15 @@ __all__ = [
     "MLP",
     "Annotated",
     "ConvNet",
+    "Deferral",
     "Ensemble",
     "EnumELBO",
     "FitResult",
+    "Frozen",
     "Membership",
     "NonFiniteLossError",
+    "PerRun",
+    "PooledPeople",
     "Prediction",
     "Projection",
     "Votes",
@@ -43,6 +53,8 @@ __all__ = [
     "log_evidence",
     "marginals",
     "maximise_membership",
+    "membership_draws",
+    "place_people",
     "project",
     "read_npz",
     "read_votes",
@@ -51,6 +63,7 @@ __all__ = [
     "standardise",
     "tilt",
     "to_datatree",
+    "train_classifier",
     "workload",
     "write_npz",
 ]

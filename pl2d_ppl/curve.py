@@ -64,7 +64,7 @@ def coverage_curve(
     task = Task(train, tuple(coverages), training or Training(), guide=guide)
     learned = learn(method, rng_key, task, on_fit=lambda: points.pop()())
     row = evaluate_curve(learned, train.x, test, coverages)
-    for point in points:  # of a method with one fit for all coverages
+    for point in points:  # of a method with one fit, or one batch of fits, for all coverages
         point()
     return {**row, "seconds": time.perf_counter() - start}
 
@@ -127,7 +127,8 @@ def evaluate_curve(
         ai_accuracy.append(float((plain.ai.argmax(-1) == test.y)[known].mean()))
     alone = expert_accuracy(test)
     best = max(a for a, name in zip(alone, test.annotators, strict=True) if a is not None and _may(name, staff))
-    points = len(coverages) if learned.steered else 1
+    # Where nobody can be deferred to there is no expert at coverage 0 to join the one point to.
+    points = len(coverages) if learned.steered or not days[0].staff[:-1].any() else 1
     extremes = best, float(np.mean(ai_accuracy))
     areas = {
         f"area{s}": _area(row[f"coverage{s}"][:n], row[f"accuracy{s}"][:n], *extremes)

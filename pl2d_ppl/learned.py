@@ -60,7 +60,7 @@ class GateLearned:
     Attributes
     ----------
     fits : list of FitResult
-        One a coverage, or one for all.
+        One a coverage, or a batch of runs, one a coverage, or one for all.
     people : tuple of str
         Names.
     steered : bool
@@ -80,7 +80,8 @@ class GateLearned:
     def defer(self, x: ArrayLike) -> list[Deferral]:
         """See :class:`Learned`."""
         predictions = [result.predict(x) for result in self.fits]
-        return [Deferral.of(p.gate, p.ai, membership=self.membership, people=self.people) for p in predictions]
+        runs = [run for p in predictions for run in (zip(p.gate, p.ai, strict=True) if p.gate.ndim == 3 else [p[:2]])]
+        return [Deferral.of(*run, membership=self.membership, people=self.people) for run in runs]
 
     def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "GateLearned":
         """See :class:`Learned`: into clusters by membership alone; a gate over persons knows no newcomers."""

@@ -185,7 +185,7 @@ def learn(name: str, rng_key: jax.Array, task: Task, *, on_fit: Callable[[], Non
     task : Task
         What it learns from.
     on_fit : callable
-        Called after every fit, of which there is one a coverage, or one for all; for a progress bar.
+        Called after every coverage that takes a fit of its own, for a progress bar.
 
     Returns
     -------
@@ -216,9 +216,9 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
     site = PROGRAMS[name].site
     size = (data.num_experts if membership is None else len(membership)) + 1
 
-    def train(guide: Callable) -> FitResult:
-        result = fit(
-            rng_key,
+    def train(key: jax.Array, guide: Callable) -> FitResult:
+        return fit(
+            key,
             model,
             guide,
             data.batch(),
@@ -228,14 +228,20 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
             arguments=arguments,
             progress=False,
         )
-        on_fit()
-        return result
 
-    guides = [free_guide]
-    if site is not None:
-        bounds = [coverage_bounds(c, size - 1) for c in task.coverages]
-        guides = [workload(free_guide, site, *pair, window=training.window) for pair in bounds]
-    return GateLearned([train(guide) for guide in guides], data.annotators, site is not None, membership, view)
+    bounds = [coverage_bounds(c, size - 1) for c in task.coverages]
+    if site is None:
+        fits = [train(rng_key, free_guide)]
+    elif data.x.ndim == 2:  # all coverages at once; not of images, whose convolutions are slow if vectorised
+        lower, upper = map(np.stack, zip(*bounds, strict=True))
+        keys = jnp.stack([rng_key] * len(bounds))
+        fits = [train(keys, workload(free_guide, site, lower, upper, window=training.window))]
+    else:
+        fits = []
+        for pair in bounds:
+            fits.append(train(rng_key, workload(free_guide, site, *pair, window=training.window)))
+            on_fit()
+    return GateLearned(fits, data.annotators, site is not None, membership, view)
 
 
 def coverage_bounds(coverage: float, num_experts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from pl2d_ppl.ai import train_classifier
 from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clusters
 from pl2d_ppl.curve import evaluate_curve
 from pl2d_ppl.data import Annotated
+from pl2d_ppl.learned import Learned
 from pl2d_ppl.membership import Membership
 from pl2d_ppl.methods import METHODS, Task, learn
 from pl2d_ppl.networks import Frozen
@@ -21,7 +22,16 @@ from pl2d_ppl.place_people import place_people
 from pl2d_ppl.simulate import anonymise, instance_dependent_experts, vote_counts
 from pl2d_ppl.training import Training
 
-__all__ = ["Firm", "OnboardingOptions", "Workplace", "onboard", "open_workplace", "set_up_firm"]
+__all__ = [
+    "Firm",
+    "OnboardingOptions",
+    "Workplace",
+    "learn_and_join",
+    "onboard",
+    "open_workplace",
+    "replaced_people",
+    "set_up_firm",
+]
 
 GateInput = Literal["features", "features+confidence"]
 
@@ -213,7 +223,7 @@ def set_up_firm(
         part = x[:num_training]
         x = (x - part.mean(0)) / np.maximum(part.std(0), 1e-6)
     groups = np.sort(np.arange(options.people) % len(options.rates))
-    groups = np.concatenate([groups, groups[_replaced(groups, options)]])
+    groups = np.concatenate([groups, groups[replaced_people(groups, options.replaced)]])
     rates = np.asarray(options.rates)[groups]
     annotations = instance_dependent_experts(people_key, x.reshape(len(x), -1), y, num_categories, rates)
     classifier = train_classifier(
@@ -237,9 +247,22 @@ def set_up_firm(
     return Firm(x, y, groups, annotations, num_categories, num_training, classifier, run)
 
 
-def _replaced(groups: NDArray, options: OnboardingOptions) -> NDArray:
-    """Who is replaced: as many of every group as can be."""
-    number = round(options.replaced * options.people)
+def replaced_people(groups: NDArray, share: float) -> NDArray:
+    """Choose who of the staff is replaced, as evenly over groups as can be.
+
+    Parameters
+    ----------
+    groups : array of int, shape (M,)
+        Group of everybody.
+    share : float
+        Share of the staff, between 0 and 1.
+
+    Returns
+    -------
+    array of int, shape (round(share M),)
+        Who, in increasing order.
+    """
+    number = round(share * len(groups))
     ranks = np.array([np.sum(groups[:i] == g) for i, g in enumerate(groups)])
     return np.sort(np.lexsort((groups, ranks))[:number])
 
@@ -296,7 +319,7 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
             seen = chosen[:, options.people :].any(1)
             at = (firm.x[pool[seen]], counts[seen], newcomers.annotations)
             newcomer_members = place_people(new_key, firm.clusters, *at, people=newcomers.annotators, voted=False)
-    gone = set(_replaced(firm.groups[: options.people], options).tolist())
+    gone = set(replaced_people(firm.groups[: options.people], options.replaced).tolist())
     last = slice(len(firm.x) - test, None)
     return Workplace(
         staff,
@@ -353,15 +376,37 @@ def onboard(
     dict of str to dict
         For every method what :func:`~pl2d_ppl.curve.evaluate_curve` tells.
     """
-    task = Task(place.staff, options.coverages, options.training, place.classifier, place.staff_membership)
     rows = {}
     for name in options.methods:
-        # The same key for all: networks of the same shape start alike.
-        learned = learn(name, rng_key, task)
-        if place.newcomers is not None:
-            learned = learned.join(rng_key, place.newcomers, place.newcomer_membership)
+        learned = learn_and_join(name, rng_key, place, options)
         rows[name] = evaluate_curve(
             learned, place.staff.x, place.test, options.coverages, staff=place.present, rng_key=rng_key
         )
         on_method()
     return rows
+
+
+def learn_and_join(name: str, rng_key: jax.Array, place: Workplace, options: OnboardingOptions) -> Learned:
+    """Train a method on what the staff annotated, and add newcomers without training.
+
+    Parameters
+    ----------
+    name : str
+        The method.
+    rng_key : Array
+        A typed key; with the same for all methods, networks of the same shape start alike.
+    place : Workplace
+        From :func:`open_workplace`.
+    options : OnboardingOptions
+        Settings.
+
+    Returns
+    -------
+    Learned
+        The method.
+    """
+    task = Task(place.staff, options.coverages, options.training, place.classifier, place.staff_membership)
+    learned = learn(name, rng_key, task)
+    if place.newcomers is None:
+        return learned
+    return learned.join(rng_key, place.newcomers, place.newcomer_membership)
