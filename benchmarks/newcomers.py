@@ -3,8 +3,8 @@
     python benchmarks/newcomers.py cifar100_features digits [--seeds 3]
 
 Six people annotate 100 items, and methods learn whom to ask. Then three more join, who annotated 50 of these items
-each: into clusters through their memberships, into partial pooling by the posterior of their own vectors, into L2D-Pop by
-their representations; a gate over persons cannot take them. Against it, every method is trained again with all nine.
+each: into clusters through their memberships, into partial pooling by the posterior of their own vectors, into L2D-Pop
+by their representations; a gate over persons cannot take them. Against it, every method is trained again with all nine.
 Areas with offsets fitted on the annotated items.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["to_datatree"]
 
-EXPERT, CATEGORY, CLUSTER, VOTE = "expert", "category", "cluster", "vote"
+EXPERT, CATEGORY, CLUSTER, VOTE, OPTION = "expert", "category", "cluster", "vote", "option"
 AI = "AI"
 OUTPUT_DIMS = {
     "gate_probs": [ITEM, EXPERT],
@@ -28,7 +28,14 @@ OUTPUT_DIMS = {
     "cluster_probs": [ITEM, CLUSTER, CATEGORY],
 }
 # What the values of a site are: the first of these of its size.
-VALUE_DIMS = {"z": (EXPERT, CLUSTER), "w": (EXPERT,), "t": (CATEGORY,), "y": (CATEGORY,), "u": (CLUSTER,)}
+VALUE_DIMS = {
+    "z": (EXPERT, CLUSTER),
+    "v": (OPTION,),
+    "w": (EXPERT,),
+    "t": (CATEGORY,),
+    "y": (CATEGORY,),
+    "u": (CLUSTER,),
+}
 OBSERVED_DIMS = {"annotations": [ITEM, EXPERT], "votes": [ITEM, VOTE], "counts": [ITEM, CATEGORY]}
 
 
@@ -63,6 +70,7 @@ def to_datatree(
     coords : mapping of str to sequence, optional
         Names: of items under ``item``; of the M experts, with or without one for the AI, under ``expert``; of
         categories under ``category``, of clusters under ``cluster``. By default 0.., ``expert_0`` .. and ``AI``, 0...
+        Where a gate is over clusters and the AI, as in ``cluster_l2d``, these are along ``option``.
     dims : mapping of str to sequence of str, optional
         Names of the dimensions of a variable, without ``chain`` and ``draw``, where others serve better.
     batch_size : int
@@ -113,7 +121,7 @@ def to_datatree(
     groups = {
         "posterior": _posterior(found, labels),
         "marginals": _marginals(found, labels),
-        "network_outputs": labels.dataset(found.outputs, OUTPUT_DIMS, default=[ITEM]),
+        "network_outputs": labels.dataset(found.outputs, labels.output_dims, default=[ITEM]),
         "workload": labels.dataset(found.workload, {n: [EXPERT] for n in found.workload}),
         "log_likelihood": labels.dataset(found.evidence, {"log_evidence": [ITEM]}, draws=True),
         "observed_data": labels.observed(arrays),
@@ -160,32 +168,42 @@ class _Labels:
         self.sizes = {plate: size for site in found.sites.values() for plate, size in site.plates}
         self.sizes[ITEM] = len(next(iter(data.values())))
         self.has_ai = "ai_probs" in found.outputs
+        if "v" in found.sites:  # a gate over clusters of people, and the AI
+            self.sizes[OPTION] = found.sites["v"].size
+        if "w" in found.sites:
+            self.sizes[EXPERT] = found.sites["w"].size
         if self.has_ai:
             self.sizes[CATEGORY] = found.outputs["ai_probs"].shape[-1]
         elif "cluster_probs" in found.outputs:
             self.sizes[CLUSTER], self.sizes[CATEGORY] = found.outputs["cluster_probs"].shape[1:]
         if "annotations" in data:
             self.sizes.setdefault(EXPERT, data["annotations"].shape[1] + self.has_ai)
-        elif "gate_probs" in found.outputs:
+        elif "gate_probs" in found.outputs and OPTION not in self.sizes:
             self.sizes.setdefault(EXPERT, found.outputs["gate_probs"].shape[-1])
         self.dims = dims
         self.coords = {**{name: list(values) for name, values in coords.items()}, **dict(self._names(coords))}
 
     def _names(self, coords: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
-        for name in (ITEM, EXPERT, CATEGORY, CLUSTER):
+        for name in (ITEM, EXPERT, CATEGORY, CLUSTER, OPTION):
             if name not in self.sizes:
                 continue
-            size, given = self.sizes[name], list(coords.get(name, ()))
-            if not given and name == EXPERT and self.has_ai:
-                given = [f"expert_{i}" for i in range(size - 1)]
+            size, given = self.sizes[name], list(coords.get(name, coords.get(CLUSTER, ()) if name == OPTION else ()))
+            with_ai = self.has_ai and name in (EXPERT, OPTION)
+            if not given and with_ai:
+                given = [f"{'cluster' if name == OPTION else name}_{i}" for i in range(size - 1)]
             given = given or list(range(size))
-            if name == EXPERT and self.has_ai and len(given) == size - 1:
+            if with_ai and len(given) == size - 1:
                 given = [*given, AI]
             if len(given) != size:
                 raise ValueError(f"Expected {size} names in coords[{name!r}], found {len(given)}.")
             if len(set(given)) < size:
                 raise ValueError(f"Expected distinct names in coords[{name!r}], found {given}. Rename some.")
             yield name, given
+
+    @property
+    def output_dims(self) -> dict[str, list[str]]:
+        """Dimensions of the networks' outputs; the gate is over options where these are no people."""
+        return {**OUTPUT_DIMS, "gate_probs": [ITEM, OPTION]} if OPTION in self.sizes else OUTPUT_DIMS
 
     def values_of(self, name: str, site: SiteShape) -> str:
         """Name the dimension of the values of a site."""

@@ -26,6 +26,7 @@ from scipy.special import log_softmax, logsumexp
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.handlers import workload
+from pl2d_ppl.models.cluster_l2d import cluster_l2d
 from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import MLP, instantiate
 from pl2d_ppl.posterior import to_datatree
@@ -397,3 +398,21 @@ def test_refusals():
 def test_import_needs_no_arviz():
     code = "import sys, pl2d_ppl.posterior; sys.exit(any(m in sys.modules for m in ('arviz', 'arviz_base', 'xarray')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("people", [2, 4])
+def test_clusters_and_people_are_told_apart(people):
+    """The gate of cluster_l2d is over clusters, also where there are as many of them as people."""
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(6, 3)).astype(np.float32), "y": rng.integers(0, 2, 6)}
+    data["annotations"] = rng.integers(0, 2, (6, people))
+    omega = np.full((2, people), 0.5, np.float32)
+    model = partial(cluster_l2d, gating=partial(MLP, 3, (), 3), classifier=partial(MLP, 3, (), 2), membership=omega)
+    result = fit(jax.random.key(0), model, exact(model), data, optax.adam(0.01), epochs=1, batch_size=6, progress=False)
+    for given in (data, {"x": data["x"]}):
+        tree = to_datatree(jax.random.key(0), result, given, num_samples=3, coords={"cluster": ["a", "b"]})
+        assert tree["network_outputs"].dataset["gate_probs"].dims == ("item", "option")
+        assert tree["marginals"].dataset["v_probs"].coords["option"].values.tolist() == ["a", "b", "AI"]
+        assert tree["marginals"].dataset["w_probs"].dims == ("item", "expert")
+        assert tree["marginals"].sizes["expert"] == people + 1
