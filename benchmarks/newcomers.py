@@ -5,7 +5,7 @@
 Six people annotate 100 items, and methods learn whom to ask. Then three more join, who annotated 50 of these items
 each: into clusters through their memberships, into partial pooling by the posterior of their own vectors, into L2D-Pop
 by their representations; a gate over persons cannot take them. Against it, every method is trained again with all nine.
-Areas with offsets fitted on the annotated items.
+Areas with offsets fitted on items without labels.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def run_seed(name: str, seed: int, table: dict) -> None:
         trained = learn(method, key, again)
         seconds = between - start, time.perf_counter() - between
         areas = [
-            evaluate_curve(learned, place.staff.x, place.test, options.coverages)["area_offset"]
+            evaluate_curve(learned, place.unlabelled, place.test, options.coverages)["area_offset"]
             for learned in (known, joined, trained)
         ]
         table[method].append((*areas, *seconds))

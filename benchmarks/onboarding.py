@@ -8,7 +8,7 @@ Every cell is a number of people, items annotated by everybody, the same ones or
 and the share of the staff that is replaced between training and test by newcomers who annotated as many items, without
 training again. People are simulated (instance-dependent errors at nominal rates of 5, 20 and 35 %, a third of the
 people each); the AI is trained on the truth of the training part; clusters are found there in anonymous votes. Areas
-under the coverage-accuracy curve over six coverages, with offsets fitted on the annotated items; in brackets by plain
+under the coverage-accuracy curve over six coverages, with offsets fitted on items without labels; in brackets by plain
 argmax. Where everybody annotates the same items, "naive" and "prob-l2d" are the same gate, the first at less cost.
 
 Results are appended to a file as they come; what is in it is not run again.
@@ -99,7 +99,7 @@ def run_cell(
         learned = learn_and_join(method, key, place, options)
         for share in todo:
             staff = present(place, firm, options.people, share)
-            row = evaluate_curve(learned, place.staff.x, place.test, options.coverages, staff=staff, rng_key=key)
+            row = evaluate_curve(learned, place.unlabelled, place.test, options.coverages, staff=staff, rng_key=key)
             told = ("area_offset", "area", "ai_accuracy", "coverage_offset", "accuracy_offset", "accuracy_drawn")
             yield {
                 **cell,

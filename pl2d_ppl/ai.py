@@ -121,8 +121,8 @@ def trained_network(result: FitResult, name: str, network: Callable[..., nnx.Mod
         found = sorted(n.removesuffix("$params") for n in params if n.endswith("$params"))
         raise ValueError(f"Expected a trained network {name!r} in the fit, found {found}.")
     module = network(rngs=nnx.Rngs(0))
-    for part in ("params", "state"):
-        nnx.update(module, params.get(f"{name}${part}", {}))
+    nnx.update(module, params[f"{name}$params"])
+    nnx.update(module, params.get(f"{name}$state", {}).get("state", {}))  # as nnx_module keeps it
     return Frozen.of(module)
 
 

@@ -37,10 +37,15 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> N
 
 
 class Method(StrEnum):
-    """What can be trained."""
+    """What can be trained without memberships of people in clusters."""
 
     prob_l2d = "prob-l2d"
     naive = "naive"
+    one_stage = "one-stage"
+    one_vs_all = "one-vs-all"
+    two_stage = "two-stage"
+    lecodu = "lecodu"
+    l2d_pop = "l2d-pop"
 
 
 class Guide(StrEnum):
@@ -55,6 +60,13 @@ class Program(StrEnum):
 
     urn = "urn"
     lda = "lda"
+
+
+class Gate(StrEnum):
+    """What gates see."""
+
+    features = "features"
+    features_confidence = "features+confidence"
 
 
 def _reports_errors(command: Callable) -> Callable:
@@ -94,8 +106,8 @@ def demo(
 @_reports_errors
 def curve(
     data: Data,
-    method: Option[Method, typer.Option(help="What to train.")] = Method.prob_l2d,
-    guide: Option[Guide, typer.Option(help="Posterior of who decides and of missing annotations.")] = Guide.exact,
+    method: Option[Method, typer.Option(help="Probabilistic L2D, or a baseline.")] = Method.prob_l2d,
+    guide: Option[Guide, typer.Option(help="Posterior of who decides and of what is missing: prob-l2d.")] = Guide.exact,
     missing: Option[float, typer.Option(help="Share of the training annotations to drop.", min=0.0, max=1.0)] = 0.0,
     coverages: Option[str, typer.Option(help="Shares that the AI decides, with commas.")] = "0,.2,.4,.6,.8,1",
     seeds: Option[int, typer.Option(help="Number of seeds.", min=1)] = 1,
@@ -193,6 +205,61 @@ def clusters(
         concentration=concentration,
     )
     typer.echo(run_clusters(votes, out, options))
+
+
+@app.command("onboard")
+@_reports_errors
+def onboard_people(
+    data: Option[
+        Path | None,
+        typer.Argument(help="A .npz with x and y; people are simulated. By default the noisy digits of the demo."),
+    ] = None,
+    people: Option[int, typer.Option(help="People on the staff.", min=1)] = 6,
+    context: Option[str, typer.Option(help="Numbers of items that everybody annotates, with commas.")] = "100,200",
+    seeds: Option[int, typer.Option(help="Number of seeds.", min=1)] = 5,
+    seed: Seed = 0,
+    rates: Option[str, typer.Option(help="Nominal error rates of groups of people, with commas.")] = ".05,.2,.35",
+    clusters: Option[int, typer.Option(help="Number of clusters.", min=1)] = 3,
+    program: Option[Program, typer.Option(help="Finds clusters. Urn: nobody votes twice. LDA: paper B.")] = Program.urn,
+    alpha: Option[float, typer.Option(help="Concentration of LDA.")] = 50.0,
+    own_items: Option[
+        bool,
+        typer.Option("--own-items/--same-items", help="Whether everybody annotates items of their own, or the same."),
+    ] = False,
+    replaced: Option[float, typer.Option(help="Share of the staff replaced by newcomers after training.")] = 0.0,
+    gate: Option[Gate, typer.Option(help="Whether gates see how sure the AI is; pooled always does.")] = Gate.features,
+    methods: Option[str, typer.Option(help="What to compare, with commas, such as two-stage,pooled.")] = "all",
+    coverages: Option[str, typer.Option(help="Shares that the AI decides, with commas.")] = "0,.2,.4,.6,.8,1",
+    steps: Option[int, typer.Option(help="Steps of SGD of the gates, rounded to whole epochs.", min=1)] = 400,
+    cluster_steps: Option[int, typer.Option(help="Steps of Adam of the clusters, likewise.", min=1)] = 1000,
+    out: Out = Path("outputs/onboard"),
+) -> None:
+    """Compare methods on people known from few items, in clusters found in anonymous votes. Finished seeds are kept."""
+    from pl2d_ppl.methods import METHODS
+    from pl2d_ppl.onboard_command import run_onboard
+    from pl2d_ppl.onboarding import OnboardingOptions
+    from pl2d_ppl.training import Training
+
+    names = METHODS if methods == "all" else tuple(dict.fromkeys(_names(methods)))
+    options = OnboardingOptions(
+        people=people,
+        rates=tuple(_floats(rates)),
+        clusters=clusters,
+        program=program.value,
+        alpha=alpha,
+        own_items=own_items,
+        replaced=replaced,
+        gate_input=gate.value,
+        coverages=tuple(_floats(coverages)),
+        methods=names,
+        training=Training(steps=steps),
+        cluster_steps=cluster_steps,
+    )
+    typer.echo(run_onboard(data, out, _integers(context), range(seed, seed + seeds), options))
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _integers(text: str) -> list[int]:

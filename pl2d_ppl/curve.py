@@ -85,7 +85,8 @@ def evaluate_curve(
     learned : Learned
         The method.
     x : array, shape (N, ...)
-        Inputs on which offsets are fitted, such as those of training.
+        Inputs on which offsets are fitted; others than those of training, where there are, since gates are too sure of
+        what they were trained on. They need no labels.
     test : Annotated
         Items to decide on, with annotations of everybody who may be asked.
     coverages : sequence of float
@@ -127,14 +128,15 @@ def evaluate_curve(
         ai_accuracy.append(float((plain.ai.argmax(-1) == test.y)[known].mean()))
     alone = expert_accuracy(test)
     best = max(a for a, name in zip(alone, test.annotators, strict=True) if a is not None and _may(name, staff))
+    points = len(coverages) if learned.steered else 1
+    alone_ai = float(np.mean(ai_accuracy))
     # Where nobody can be deferred to there is no expert at coverage 0 to join the one point to.
-    points = len(coverages) if learned.steered or not days[0].staff[:-1].any() else 1
-    extremes = best, float(np.mean(ai_accuracy))
+    extremes = (best if days[0].staff[:-1].any() else alone_ai), alone_ai
     areas = {
         f"area{s}": _area(row[f"coverage{s}"][:n], row[f"accuracy{s}"][:n], *extremes)
         for s, n in (("", points), ("_offset", len(coverages)))
     }
-    return {**row, **areas, "ai_accuracy": float(np.mean(ai_accuracy)), "expert_accuracy": alone}
+    return {**row, **areas, "ai_accuracy": alone_ai, "expert_accuracy": alone}
 
 
 def _check_curve(test: Annotated, coverages: Sequence[float]) -> None:

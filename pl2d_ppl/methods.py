@@ -208,7 +208,8 @@ def learn(name: str, rng_key: jax.Array, task: Task, *, on_fit: Callable[[], Non
 def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], None]) -> GateLearned:
     data, training = task.train, task.training
     view = _view(name, task)
-    membership = None if view is None else view(np.asarray(task.membership))
+    everybody = np.ones((1, data.num_experts)) if task.membership is None else np.asarray(task.membership)
+    membership = None if view is None else view(everybody)
     model, free_guide = build_method(name, data, training.hidden, task.guide, membership)
     arguments: dict = {} if membership is None else {"membership": np.asarray(membership, np.float32)}
     if task.classifier is not None:

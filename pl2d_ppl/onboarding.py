@@ -66,8 +66,8 @@ class OnboardingOptions:
         Of the gates.
     cluster_steps, ai_steps : int
         Steps of the cluster networks, and of the AI.
-    training_items, test_items : int
-        At most.
+    training_items, test_items, unlabelled_items : int
+        At most; the last are those on which offsets are fitted.
     """
 
     people: int = 6
@@ -85,6 +85,7 @@ class OnboardingOptions:
     ai_steps: int = 2000
     training_items: int = 20000
     test_items: int = 4000
+    unlabelled_items: int = 1000
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
@@ -142,6 +143,8 @@ class Workplace(NamedTuple):
         Where they belong.
     members : Membership or None
         The posterior of everybody's membership.
+    unlabelled : array, shape (N'', ...)
+        Items without annotations or truth, on which offsets are fitted.
     test : Annotated
         Items to decide on, with what everybody would say.
     present : tuple of str
@@ -155,6 +158,7 @@ class Workplace(NamedTuple):
     staff_membership: NDArray | None
     newcomer_membership: NDArray | None
     members: Membership | None
+    unlabelled: NDArray
     test: Annotated
     present: tuple[str, ...]
     classifier: Frozen
@@ -209,14 +213,20 @@ def set_up_firm(
     ValueError
         If there are too few items.
     """
+    if options.gate_input == "features+confidence" and np.ndim(x) != 2:
+        raise ValueError(
+            f"Expected features of shape (N, D) beside the AI's confidence, found images, {np.shape(x)}. Let gates see "
+            "the features alone."
+        )
     order_key, people_key, vote_key, ai_key, cluster_key = jax.random.split(rng_key, 5)
     order = np.asarray(jax.random.permutation(order_key, len(x)))
-    test = min(options.test_items, len(x) // 4)
-    num_training = min(options.training_items, len(x) - test - reserved)
+    test, unlabelled = _kept_items(len(x), options)
+    num_training = min(options.training_items, len(x) - test - unlabelled - reserved)
     if num_training < len(x) // 4:
         raise ValueError(
-            f"Expected items for training, {reserved} to annotate and {test} to test, found {len(x)} in all. Lower the "
-            "number of context items, or of people with items of their own."
+            f"Expected a quarter of the {len(x)} items for training at least, beside {reserved} to annotate, "
+            f"{unlabelled} without labels and {test} to test, found {num_training}. Lower the number of context items, "
+            "or of people with items of their own."
         )
     x, y = np.asarray(x, np.float32)[order], np.asarray(y)[order]
     if x.ndim == 2:
@@ -245,6 +255,11 @@ def set_up_firm(
         )
         run = runs[0]
     return Firm(x, y, groups, annotations, num_categories, num_training, classifier, run)
+
+
+def _kept_items(num_items: int, options: OnboardingOptions) -> tuple[int, int]:
+    """Numbers of items to test, and to fit offsets on."""
+    return min(options.test_items, num_items // 4), min(options.unlabelled_items, num_items // 8)
 
 
 def replaced_people(groups: NDArray, share: float) -> NDArray:
@@ -291,8 +306,8 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
     ValueError
         If there are too few items.
     """
-    test = min(options.test_items, len(firm.x) // 4)
-    pool = np.arange(firm.num_training, len(firm.x) - test)
+    test, unlabelled = _kept_items(len(firm.x), options)
+    pool = np.arange(firm.num_training, len(firm.x) - test - unlabelled)
     if num_context > len(pool):
         raise ValueError(f"Expected at most {len(pool)} context items, which are left, found {num_context}.")
     item_key, place_key, new_key = jax.random.split(rng_key, 3)
@@ -321,12 +336,14 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
             newcomer_members = place_people(new_key, firm.clusters, *at, people=newcomers.annotators, voted=False)
     gone = set(replaced_people(firm.groups[: options.people], options.replaced).tolist())
     last = slice(len(firm.x) - test, None)
+    before = slice(len(firm.x) - test - unlabelled, len(firm.x) - test)
     return Workplace(
         staff,
         newcomers,
         None if members is None else members.soft,
         None if newcomer_members is None else newcomer_members.soft,
         members if newcomer_members is None or members is None else members.join(newcomer_members),
+        x[before],
         Annotated(x[last], firm.y[last], firm.annotations[last], classes=classes, annotators=names),
         tuple(name for m, name in enumerate(names) if m not in gone),
         classifier,
@@ -380,7 +397,7 @@ def onboard(
     for name in options.methods:
         learned = learn_and_join(name, rng_key, place, options)
         rows[name] = evaluate_curve(
-            learned, place.staff.x, place.test, options.coverages, staff=place.present, rng_key=rng_key
+            learned, place.unlabelled, place.test, options.coverages, staff=place.present, rng_key=rng_key
         )
         on_method()
     return rows

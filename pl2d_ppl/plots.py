@@ -1,11 +1,15 @@
-"""Pictures: the coverage-accuracy curve, perplexity against the number of clusters, tables of shares."""
+"""Pictures: coverage-accuracy curves, perplexity against the number of clusters, tables of shares."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["plot_curve", "plot_heatmap", "plot_perplexity"]
+__all__ = ["plot_curve", "plot_heatmap", "plot_onboarding", "plot_perplexity"]
+
+# Ten methods can be told apart; grey is for those who decide alone.
+COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "black", "C8", "C9")
+MARKERS, LINES = "os^DvpPX<>", ("-", "--", "-.")
 
 
 def plot_curve(reports: Mapping[str, Mapping[str, Any]], *, offsets: bool = True, ax: Any = None) -> Any:
@@ -29,28 +33,68 @@ def plot_curve(reports: Mapping[str, Mapping[str, Any]], *, offsets: bool = True
     ax = _axes(ax, 6.4, 4.4)
     suffix = "_offset" if offsets else ""
     for index, (name, report) in enumerate(reports.items()):
-        coverage, accuracy = (np.asarray(report[key + suffix], float) for key in ("coverage", "accuracy"))
         area = np.nanmean(np.asarray(report["area" + suffix], float))
-        color = f"C{index}"
-        for c, a in zip(coverage, accuracy, strict=True):
-            order = np.argsort(c)
-            ax.plot(c[order], a[order], color=color, alpha=0.25, linewidth=0.8)
-        order = np.argsort(coverage.mean(0))
-        label = f"{name} (area {area:.1f})"
-        ax.plot(coverage.mean(0)[order], accuracy.mean(0)[order], "o-", color=color, label=label)
-    _reference_lines(ax, list(reports.values()))
+        _draw_method(ax, index, report, suffix, f"{name} (area {area:.1f})")
+    first = next(iter(reports.values()))
+    experts = np.array(first["expert_accuracy"], float)  # None becomes NaN
+    _draw_alone(ax, np.mean(first["ai_accuracy"]), np.nanmax(np.nanmean(experts, 0)), "best expert alone")
     ax.set(xlabel="coverage: share of items that the AI decides", ylabel="accuracy of the final decision")
-    ax.set_xlim(-0.02, 1.02)
     ax.legend(fontsize="small")
     return ax
 
 
-def _reference_lines(ax: Any, reports: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy of the AI alone, and of the best expert alone."""
-    experts = np.array([[np.nan if a is None else a for a in row] for row in reports[0]["expert_accuracy"]], float)
-    best = np.nanmax(np.nanmean(experts, 0))
-    ax.axhline(np.mean(reports[0]["ai_accuracy"]), color="0.4", linestyle=":", label="AI alone")
-    ax.axhline(best, color="0.4", linestyle="--", label="best expert alone")
+def _draw_method(ax: Any, index: int, report: Mapping[str, Any], suffix: str, label: str) -> None:
+    """Draw the mean curve of a method, in the style of its place, and every seed as a faint line."""
+    coverage, accuracy = (np.asarray(report[key + suffix], float) for key in ("coverage", "accuracy"))
+    color = COLORS[index % len(COLORS)]
+    for c, a in zip(coverage, accuracy, strict=True):
+        order = np.argsort(c)
+        ax.plot(c[order], a[order], color=color, alpha=0.2, linewidth=0.8)
+    order = np.argsort(coverage.mean(0))
+    style = LINES[index % len(LINES)] + MARKERS[index % len(MARKERS)]
+    points = coverage.mean(0)[order], accuracy.mean(0)[order]
+    ax.plot(*points, style, color=color, markersize=5.5, markeredgecolor="white", markeredgewidth=0.5, label=label)
+
+
+def _draw_alone(ax: Any, ai: float, best: float, best_label: str) -> None:
+    """Draw the accuracy of the AI alone, and of the best person alone."""
+    ax.axhline(ai, color="0.4", linestyle=":", linewidth=1.2, label="AI alone")
+    ax.axhline(best, color="0.4", linestyle="--", linewidth=1.2, label=best_label)
+    ax.set_xlim(-0.02, 1.02)
+
+
+def plot_onboarding(report: Mapping[str, Any]) -> Any:
+    """Plot accuracy against realised coverage, with offsets, of all methods: one panel a number of context items.
+
+    Parameters
+    ----------
+    report : mapping
+        As ``pl2d onboard`` writes it: ``results`` by number of context items and method, ``alone``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The plot, with areas in the legend.
+    """
+    from matplotlib.figure import Figure
+
+    results = report["results"]
+    figure = Figure(figsize=(2.6 + 4.6 * len(results), 4.8), layout="constrained")
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for ax, (number, rows) in zip(panels, results.items(), strict=True):
+        for index, (name, row) in enumerate(rows.items()):
+            areas = (np.nanmean(np.asarray(r[name]["area_offset"], float)) for r in results.values())
+            _draw_method(ax, index, row, "_offset", f"{name} ({', '.join(f'{area:.1f}' for area in areas)})")
+        _draw_alone(ax, np.mean(report["alone"]["ai"]), np.mean(report["alone"]["best_person"]), "best person alone")
+        ax.set_title(f"{number} context items", fontsize="medium")
+        ax.grid(alpha=0.25)
+    panels[0].set_ylabel("accuracy of the final decision")
+    figure.supxlabel("coverage: share of items that the AI decides", fontsize="medium")
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = f"method (area at {', '.join(results)} items)"
+    small = {"fontsize": "small", "title_fontsize": "small", "handlelength": 3.2}
+    figure.legend(handles, labels, loc="outside right center", title=title, **small)
+    return figure
 
 
 def plot_perplexity(rows: Sequence[Mapping[str, Any]], *, chosen: int | None = None, ax: Any = None) -> Any:
@@ -118,8 +162,10 @@ def plot_heatmap(
     values = np.asarray(values, float)
     ax = _axes(ax, min(20.0, 2.4 + 0.72 * len(columns)), 1.7 + 0.55 * len(rows))
     image = ax.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
-    long = max(map(len, columns)) > 6
-    ax.set_xticks(range(len(columns)), columns, rotation=45 if long else 0, ha="right" if long else "center")
+    length = max(len(line) for name in columns for line in name.split("\n"))
+    long = length > 9 or (length > 6 and len(columns) > 20)
+    turned = {"rotation": 45, "ha": "right"} if long else {"fontsize": "small" if length > 6 else "medium"}
+    ax.set_xticks(range(len(columns)), columns, **turned)
     ax.set_yticks(range(len(rows)), rows)
     if values.size <= 200:
         for (k, m), value in np.ndenumerate(values):

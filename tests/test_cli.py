@@ -11,9 +11,16 @@ from scipy.special import softmax
 from typer.testing import CliRunner
 
 from pl2d_ppl import Annotated, read_npz, standardise, write_npz
-from pl2d_ppl.cli import app
+from pl2d_ppl.cli import Method, app
+from pl2d_ppl.methods import METHODS, NEED_MEMBERSHIP
 
-COMMANDS = {"demo": ["--quick"], "curve": ["--coverages", "--method"], "fit": ["--lower"], "predict": ["--out"]}
+COMMANDS = {
+    "demo": ["--quick"],
+    "curve": ["--coverages", "--method"],
+    "fit": ["--lower"],
+    "predict": ["--out"],
+    "onboard": ["--context", "--methods", "--own-items", "--replaced"],
+}
 TINY = ["--steps", "4", "--batch-size", "16", "--coverages", "0,1", "--method", "naive"]
 
 
@@ -201,6 +208,37 @@ def test_a_report_that_cannot_be_read_is_replaced(tmp_path, data, monkeypatch, c
     assert json.loads((tmp_path / "report.json").read_text())["seeds"] == [0]
 
 
+def test_curve_takes_the_methods_that_need_no_membership():
+    assert [method.value for method in Method] == [m for m in METHODS if m not in (*NEED_MEMBERSHIP, "pooled")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [
+        "one-stage",
+        "one-vs-all",
+        "two-stage",
+        "lecodu",
+        "l2d-pop",
+    ],
+)
+def test_curve_of_other_methods(tmp_path, data, method):
+    result = pl2d("curve", data, *TINY, "--method", method, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["method"] == method
+    for suffix in ("", "_offset"):
+        assert np.shape(report["workload" + suffix]) == (1, 2, 3)
+        np.testing.assert_allclose(np.sum(report["workload" + suffix], -1), 1)
+        assert 0 <= report["area" + suffix][0] <= 100
+    # What cannot be steered decides alike, whatever the target, unless by offsets.
+    first, last = report["coverage"][0]
+    assert (method == "lecodu") or first == last
+    np.testing.assert_allclose(report["coverage_offset"], [[0, 1]], atol=0.15)
+    assert method in result.output
+
+
 # --- fit and predict ---
 
 
@@ -360,6 +398,7 @@ def test_bad_files_are_refused_and_nothing_is_left(folder, tmp_path, command, na
     ("options", "message"),
     [
         (["--method", "other"], "other"),
+        (["--method", "cluster-soft"], "cluster-soft"),
         (["--guide", "other"], "other"),
         (["--coverages", "0,x"], "'0,x'"),
         (["--coverages", "0,1.5"], "between 0 and 1"),
@@ -403,7 +442,7 @@ def test_an_unwritable_folder_is_refused_before_training(data, tmp_path, monkeyp
     def never(*args, **options):
         raise AssertionError("trained in vain")
 
-    for place in ("curve.fit", "commands.fit", "demo.fit"):
+    for place in ("methods.fit", "commands.fit", "demo.fit"):
         monkeypatch.setattr(f"pl2d_ppl.{place}", never)
     (tmp_path / "file").write_text("kept")
     args = [] if command == "demo" else [data]
