@@ -23,7 +23,7 @@ from pl2d_ppl.data import Annotated
 from pl2d_ppl.methods import Task, learn
 from pl2d_ppl.onboarding import OnboardingOptions, Workplace, open_workplace, set_up_firm
 
-METHODS = ("naive", "l2d-pop", "cluster-soft", "cluster-hard", "pooled")
+METHODS = ("pooled", "cluster-hard", "cluster-soft", "l2d-pop", "naive")
 ITEMS, OF_NEWCOMERS = 100, 50
 
 

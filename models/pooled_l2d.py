@@ -11,6 +11,7 @@ from flax import nnx
 from jax import Array
 from numpyro.handlers import mask, reparam
 from numpyro.infer.reparam import LocScaleReparam
+from numpyro.ops.indexing import Vindex
 
 from pl2d_ppl.models.prob_l2d import label_channel
 from pl2d_ppl.networks import Frozen, apply_network
@@ -84,27 +85,28 @@ def pooled_l2d(
         Size of the whole data set when x is a mini-batch of it: weighs the items against the priors.
     """
     ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
-    ai_probs = jax.nn.softmax(jax.lax.stop_gradient(ai_logits), -1)
-    phi = _belief(ai_probs) if features is None else apply_network("features", features, x)
+    phi = None if features is None else apply_network("features", features, x)
     check_pooling(ai_logits, phi, annotations, membership)
+    ai_probs = jax.nn.softmax(jax.lax.stop_gradient(ai_logits), -1)
+    phi = _belief(ai_probs) if phi is None else phi
     (num_batch, num_features), (num_clusters, num_people) = phi.shape, jnp.shape(membership)
 
-    ability = numpyro.sample("ability", dist.Normal(1.0, 1.0))
-    slope_scale = numpyro.sample("slope_scale", dist.HalfNormal(0.5))
-    slope = numpyro.sample("slope", dist.Normal(jnp.zeros(num_features), slope_scale).to_event(1))
-    spread = numpyro.sample("spread", dist.HalfNormal(jnp.array([1.0, 0.5])).to_event(1))
-    ai_skill = numpyro.sample("ai_skill", dist.Normal(jnp.array([0.0, 1.0]), 1.0).to_event(1))
-    ai_slope_scale = numpyro.sample("ai_slope_scale", dist.HalfNormal(0.5))
-    ai_slope = numpyro.sample("ai_slope", dist.Normal(jnp.zeros(num_features), ai_slope_scale).to_event(1))
-    center = jnp.concatenate([ability[None], slope])
-    scale = jnp.concatenate([jnp.ones(1), jnp.full(num_features, slope_scale)])
-    # Sampled in units of their spread, whose posterior a mean field would else distort.
+    # What has a scale of its own is sampled in units of it, since a mean field would else distort both.
     with reparam(config={name: LocScaleReparam(0.0) for name in ("slope", "cluster_mean", "person", "ai_slope")}):
+        ability = numpyro.sample("ability", dist.Normal(1.0, 1.0))
+        slope_scale = numpyro.sample("slope_scale", dist.HalfNormal(0.5))
+        slope = numpyro.sample("slope", dist.Normal(jnp.zeros(num_features), slope_scale).to_event(1))
+        center = jnp.concatenate([ability[None], slope])
+        scale = jnp.concatenate([jnp.ones(1), jnp.full(num_features, slope_scale)])
         clusters = dist.Normal(center, scale).expand([num_clusters, num_features + 1]).to_event(2)
         cluster_mean = numpyro.sample("cluster_mean", clusters)
+        spread = numpyro.sample("spread", dist.HalfNormal(jnp.array([1.0, 0.5])).to_event(1))
         spreads = jnp.concatenate([spread[:1], jnp.broadcast_to(spread[1:], (num_features,))])
         mean = jnp.asarray(membership).T @ cluster_mean
         person = numpyro.sample("person", dist.Normal(mean, spreads).to_event(2))
+        ai_skill = numpyro.sample("ai_skill", dist.Normal(jnp.array([0.0, 1.0]), 1.0).to_event(1))
+        ai_slope_scale = numpyro.sample("ai_slope_scale", dist.HalfNormal(0.5))
+        ai_slope = numpyro.sample("ai_slope", dist.Normal(jnp.zeros(num_features), ai_slope_scale).to_event(1))
 
     confidence = _log_odds(ai_probs.max(-1))
     ai_score = ai_skill[0] + ai_skill[1] * confidence + phi @ ai_slope
@@ -118,18 +120,19 @@ def pooled_l2d(
     answers = jnp.concatenate([said, ai_logits.argmax(-1, keepdims=True)], axis=1)
     ai_belief = jax.lax.stop_gradient(jax.nn.log_softmax(ai_logits, -1))[:, None]
     belief_logits = jnp.concatenate([label_channel(ai_logits.shape[1], label_noise)[said], ai_belief], axis=1)
-    may_decide = judged | ~known | (annotations is None)
+    may_decide = judged | ~known
 
     with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
         asked = (gate_logits + jnp.where(may_decide, 0.0, ABSENT))[:, None]
         z = numpyro.sample("z", dist.Categorical(logits=asked), infer={"enumerate": "parallel"})
         with mask(mask=known):
+            # What everybody says is known here, so that y may be read off the decider, without a plate of experts.
+            decided = dist.Categorical(logits=Vindex(belief_logits[:, None])[..., z, :])
+            numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=jnp.maximum(truth, 0))
         with numpyro.plate("expert", num_people + 1, dim=-1):
             with mask(mask=judged):
                 numpyro.sample("right", dist.Bernoulli(logits=scores), obs=(answers == truth).astype(scores.dtype))
-            with mask(mask=known & (z == jnp.arange(num_people + 1))):
-                numpyro.sample("y", dist.Categorical(logits=belief_logits), obs=jnp.maximum(truth, 0))
 
 
 def _belief(ai_probs: Array) -> Array:

@@ -148,7 +148,7 @@ class PooledPeople:
         *,
         people: Sequence[str] | None = None,
         steps: int = 500,
-        learning_rate: float = 0.02,
+        learning_rate: float = 0.1,
     ) -> "PooledPeople":
         """Add newcomers: each starts at the mean of their cluster, and moves as their annotations say.
 
@@ -186,26 +186,37 @@ class PooledPeople:
                 f"Expected memberships of shape ({known[0]}, M'), in the same clusters, found {np.shape(membership)}."
             )
         check_membership(membership, known[0], people=people)
+        missing = sorted({"x", "annotations", "y"} - set(data))
+        if missing:
+            raise ValueError(f"Expected x, annotations and y of newcomers, found no {', '.join(missing)}.")
+        number = np.shape(membership)[1]
+        names = [f"person_{i}" for i in range(known[1], known[1] + number)] if people is None else people
+        everybody = (*self.people, *names_of(names, number, "person"))
+        everybody = names_of(everybody, len(everybody), "person")
         fit_key, draw_key = jax.random.split(rng_key)
         shared = {name: a.mean(0) for name, a in self.draws.items() if name != self.site}
-        shapes = (np.shape(data["annotations"]), np.shape(membership))
+        shapes = (np.shape(data["annotations"]), np.shape(membership), self.draws[self.site].shape[2:])
         model, guide, optimizer = _newcomers(self.model, self.site, steps, learning_rate, shapes)
-        given = {**self.arguments, "membership": jnp.asarray(membership), "shared": {**shared, **self.params}}
-        num_items = np.shape(data["x"])[0]
+        own: dict[str, Any] = {"shared": {**shared, **self.params}, "of_newcomers": jnp.asarray(membership)}
         result = fit(
-            fit_key, model, guide, data, optimizer, epochs=steps, batch_size=num_items, arguments=given, progress=False
+            fit_key,
+            model,
+            guide,
+            data,
+            optimizer,
+            epochs=steps,
+            batch_size=np.shape(data["x"])[0],
+            arguments={name: a for name, a in self.arguments.items() if name != "membership"} | own,
+            progress=False,
         )
         num_samples = len(self.draws[self.site])
         rows = _draw_continuous(draw_key, result, num_samples)[self.site]
-        numbers = range(known[1], known[1] + rows.shape[1])
-        names = [f"person_{i}" for i in numbers] if people is None else people
-        joined = (*self.people, *names_of(names, rows.shape[1], "person"))
-        everybody = jnp.concatenate([self.arguments["membership"], given["membership"]], axis=1)
+        memberships = jnp.concatenate([jnp.asarray(self.arguments["membership"]), own["of_newcomers"]], axis=1)
         return dataclasses.replace(
             self,
-            arguments={**self.arguments, "membership": everybody},
+            arguments={**self.arguments, "membership": memberships},
             draws={**self.draws, self.site: jnp.concatenate([self.draws[self.site], rows], axis=1)},
-            people=names_of(joined, len(joined), "person"),
+            people=everybody,
         )
 
     def _given(self) -> tuple:
@@ -235,9 +246,10 @@ def _newcomers(model: Callable, site: str, steps: int, learning_rate: float, sha
 
     del shapes  # of which an automatic guide keeps those it saw first
 
-    def newcomers(*args, shared: Mapping[str, Array], **kwargs) -> None:
-        own = {**kwargs, "num_items": None}
-        condition(substitute(model, data=shared), data=shared)(*args, **own)
+    def newcomers(*args, shared: Mapping[str, Array], of_newcomers: Array, **kwargs) -> None:
+        own = {**kwargs, "membership": of_newcomers, "num_items": None}  # who need not be in every cluster
+        with block(hide_fn=lambda site: site["type"] in ("param", "mutable")):  # given, and not to be trained on
+            condition(substitute(model, data=shared), data=shared)(*args, **own)
 
     guide = exact(newcomers, ["z"], continuous=AutoNormal(block(newcomers, expose=[site]), init_scale=0.05))
     return newcomers, guide, optax.adam(optax.cosine_decay_schedule(learning_rate, steps))

@@ -331,10 +331,11 @@ def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: A
     ValueError
         If they do not, or if the membership is no membership.
     """
-    if ai_logits.ndim != 2 or features.ndim != 2:
+    outputs = {"classifier": ai_logits} | ({} if features is None else {"features": features})
+    if any(array.ndim != 2 for array in outputs.values()):
         raise ValueError(
             "Expected networks with outputs classifier (N, C) and features (N, D), found "
-            f"{ai_logits.shape} and {features.shape}."
+            f"{' and '.join(str(array.shape) for array in outputs.values())}."
         )
     if np.ndim(membership) != 2:
         raise ValueError(
@@ -342,7 +343,7 @@ def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: A
             "clusters pass ones of shape (1, M)."
         )
     if not isinstance(membership, jax.core.Tracer):
-        check_membership(membership, may_be_empty=False)
+        check_membership(membership)
     _check_columns(annotations, (ai_logits.shape[0], np.shape(membership)[1]))
 
 

@@ -295,10 +295,14 @@ def test_evidence_posterior_and_scores_equal_enumeration(float64):
 
 
 @SLOW
-@pytest.mark.parametrize("features", [False, True])
-@pytest.mark.parametrize("num_clusters", [1, 2, 3])
-def test_evidence_posterior_and_scores_of_any_features_and_clusters(precision, features, num_clusters):
-    evidence_and_posterior_are_right(precision.rtol, features, num_clusters)
+@pytest.mark.parametrize(("num_clusters", "features"), [(1, False), (3, False), (1, True), (3, True)])
+def test_evidence_posterior_and_scores_of_any_features_and_clusters(float64, num_clusters, features):
+    evidence_and_posterior_are_right(1e-9, features, num_clusters)
+
+
+@SLOW
+def test_evidence_posterior_and_scores_in_float32():
+    evidence_and_posterior_are_right(1e-4, features=True, num_clusters=2)
 
 
 def test_what_is_missing_says_nothing(float64):
@@ -336,9 +340,6 @@ def test_everybody_may_be_asked_where_nothing_is_given(float64):
 
 
 @SLOW
-@pytest.mark.xfail(
-    strict=True, reason="without annotations, y is read off people as if they had all said the last category"
-)
 def test_truth_without_annotations_says_nothing_of_people(float64):
     """Categories 1 and 2 differ in nothing, where the AI's first choice is 0."""
     case, values = random_case(3)
@@ -415,7 +416,6 @@ def test_sites_are_those_of_the_docstring():
     assert {"person", "cluster_mean"} <= set(in_units)
 
 
-@pytest.mark.xfail(strict=True, reason="slope and ai_slope are sampled before the block that reparametrises them")
 def test_slopes_are_in_units_of_their_spread():
     assert {"slope", "ai_slope"} <= set(latent_sites()[1])
 
@@ -505,7 +505,7 @@ def by_svi(spread, sharpness):
     given = {"spread": np.float32(spread), "sharpness": np.float32(sharpness), "membership": np.ones((1, 2))}
     options = {"epochs": 800, "batch_size": 40, "arguments": given, "progress": False}
     result = fit(KEY, fixed, FIXED_GUIDE, small(), FIXED_OPTIMIZER, **options)
-    return PooledPeople.of(jax.random.key(1), result, num_samples=500)
+    return PooledPeople.of(jax.random.key(1), result, num_samples=200)
 
 
 def alone(phi, is_right, center, sd):
@@ -555,7 +555,7 @@ class Logits(nnx.Module):
 
 
 AI = Frozen.of(Logits())
-STEPS = 800
+STEPS, DRAWS = 700, 300
 
 
 def annotate(rng, y, accuracy, count):
@@ -619,7 +619,7 @@ def fitted(joined=True):
 
 
 def draws_of(result):
-    return PooledPeople.of(jax.random.key(1), result, num_samples=1000, people=NAMES)
+    return PooledPeople.of(jax.random.key(1), result, num_samples=DRAWS, people=NAMES)
 
 
 @cache
@@ -636,7 +636,7 @@ def old():
     return dataclasses.replace(everybody, draws=draws, arguments=arguments, people=NAMES[:OLD])
 
 
-def by_hand(membership=OMEGA[:, :OLD], num_draws=2000, **fields):
+def by_hand(membership=OMEGA[:, :OLD], num_draws=600, **fields):
     """People with a posterior that nobody has fitted."""
     rng = np.random.default_rng(0)
     (num_clusters, num_people), size = np.shape(membership), CATEGORIES + 1
@@ -695,9 +695,6 @@ def test_who_has_annotated_little_is_shrunk_to_their_cluster():
 
 
 @SLOW
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="1,000 steps at 0.02 leave the means of clusters about where they began"
-)
 def test_the_method_finds_the_means_of_clusters():
     """As it is by default; the means of the posterior are NUTS's, of 500 draws."""
     annotated = Annotated(X, DATA["y"], DATA["annotations"], classes=("0", "1", "2"), annotators=NAMES)
@@ -747,9 +744,9 @@ def test_draws_have_the_moments_of_the_guide():
     for name, draws in pooled.draws.items():
         mean, sd = (np.asarray(result.params[f"{name}_auto_{part}"]) for part in ("loc", "scale"))
         normal = np.log(draws) if name.removeprefix("ai_") in ("slope_scale", "spread") else np.asarray(draws)
-        assert normal.shape == (1000, *mean.shape)
-        np.testing.assert_array_less(np.abs(normal.mean(0) - mean), 5 * sd / np.sqrt(1000))
-        np.testing.assert_allclose(normal.std(0), sd, rtol=5 / np.sqrt(2000))
+        assert normal.shape == (DRAWS, *mean.shape)
+        np.testing.assert_array_less(np.abs(normal.mean(0) - mean), 5 * sd / np.sqrt(DRAWS))
+        np.testing.assert_allclose(normal.std(0), sd, rtol=5 / np.sqrt(2 * DRAWS))
     assert pooled.people == NAMES
     np.testing.assert_array_equal(pooled.arguments["membership"], OMEGA)
 
@@ -823,12 +820,12 @@ def test_without_annotations_newcomers_are_drawn_around_their_clusters():
     before = by_hand()
     joined = before.join(jax.random.key(2), SILENT, ONE_EACH, people=["new", "newer"], **FASTER)
     rows = np.asarray(joined.draws[SITE])[:, OLD:]
-    assert rows.shape == (2000, 2, CATEGORIES + 2)
-    np.testing.assert_allclose(rows.mean(0), 0.0, atol=0.1 + 5 / np.sqrt(2000))
+    assert rows.shape == (600, 2, CATEGORIES + 2)
+    np.testing.assert_allclose(rows.mean(0), 0.0, atol=0.1 + 5 / np.sqrt(600))
     np.testing.assert_allclose(rows.std(0), 1.0, atol=0.12)
     away = joined.values("person", X[:1])[:, OLD:] - joined.values("cluster_mean", X[:1])
     spreads = np.array([one.spreads for one in values_of(before)])
-    error = 5 * away.std(0) / np.sqrt(2000)
+    error = 5 * away.std(0) / np.sqrt(600)
     np.testing.assert_array_less(np.abs(away.mean(0)), error + 0.1 * spreads.mean(0))
     np.testing.assert_allclose(away.std(0), np.sqrt(np.mean(spreads**2, 0)) * np.ones((2, 1)), rtol=0.15)
     # The others, and what everybody shares, are as before.
@@ -852,10 +849,9 @@ def test_with_annotations_newcomers_are_as_often_right_as_in_them():
 
 
 @SLOW
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="500 steps at 0.02 go no further than 5 spreads")
 def test_newcomers_may_be_far_from_their_cluster():
     """Who is almost always wrong, though others of the cluster are right half of the time and differ by little."""
-    pooled = by_hand(num_draws=50)
+    pooled = by_hand(num_draws=20)
     pooled = dataclasses.replace(pooled, draws=pooled.draws | {"spread": 0.3 * pooled.draws["spread"]})
     said = np.stack([annotate(np.random.default_rng(0), DATA["y"], 0.05, 400)] * 2, 1)
     joined = pooled.join(KEY, DATA | {"annotations": said}, ONE_EACH)
@@ -876,14 +872,14 @@ def test_joining_is_as_fitting_everybody_anew():
 
 @SLOW
 def test_joining_one_after_the_other():
-    once = by_hand(num_draws=50).join(KEY, SILENT, ONE_EACH, **FASTER)
+    once = by_hand(num_draws=20).join(KEY, SILENT, ONE_EACH, **FASTER)
     numbers = [f"person_{i}" for i in range(OLD, OLD + 4)]
     assert once.people == (*NAMES[:OLD], *numbers[:2])
     twice = once.join(jax.random.key(1), NEW, OMEGA[:, OLD:], **FASTER)
     assert twice.people == (*NAMES[:OLD], *numbers)
-    assert twice.draws[SITE].shape == (50, OLD + 4, CATEGORIES + 2)
+    assert twice.draws[SITE].shape == (20, OLD + 4, CATEGORIES + 2)
     np.testing.assert_array_equal(twice.draws[SITE][:, : OLD + 2], once.draws[SITE])
-    again = by_hand(num_draws=50).join(KEY, SILENT, ONE_EACH, **FASTER)
+    again = by_hand(num_draws=20).join(KEY, SILENT, ONE_EACH, **FASTER)
     np.testing.assert_array_equal(again.draws[SITE], once.draws[SITE])  # the key decides
 
 
@@ -981,20 +977,17 @@ def not_fitted(*args, **kwargs):
     raise AssertionError("fitted")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="names of newcomers are checked against others last")
 def test_newcomers_with_the_names_of_others(monkeypatch):
     monkeypatch.setattr("pl2d_ppl.pooling.fit", not_fitted)
     with pytest.raises(ValueError, match="distinct names, one a person, found"):
         by_hand(num_draws=2).join(KEY, NEW, ONE_EACH, people=["x", NAMES[0]])
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a KeyError without a hint")
 def test_newcomers_without_a_column():
     with pytest.raises(ValueError, match="annotations"):
         by_hand(num_draws=2).join(KEY, {"x": X, "y": DATA["y"]}, ONE_EACH)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="newcomers have to fill every cluster, as if they were alone")
 def test_one_newcomer_in_one_of_two_clusters(monkeypatch):
     """Or two in the same; refused as long as the other cluster is without newcomers."""
     given = NEW | {"annotations": NEW["annotations"][:, :1]}
@@ -1003,9 +996,6 @@ def test_one_newcomer_in_one_of_two_clusters(monkeypatch):
 
 
 @SLOW
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="the guide of newcomers is kept by shapes that tell nothing of features"
-)
 def test_newcomers_of_programs_that_differ_in_their_features():
     """After newcomers of three categories, as many on as many items, of four."""
     by_hand(num_draws=2).join(KEY, NEW, ONE_EACH, **FASTER)
@@ -1017,7 +1007,6 @@ def test_newcomers_of_programs_that_differ_in_their_features():
 
 
 @SLOW
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="parameters that are given are trained nevertheless")
 def test_newcomers_leave_a_trained_classifier_as_it_is(monkeypatch):
     network = MLP(CATEGORIES, (), CATEGORIES, rngs=nnx.Rngs(3))
     params = {"classifier$params": nnx.to_pure_dict(nnx.state(network, nnx.Param))}
@@ -1071,7 +1060,6 @@ def test_bad_networks(compiled, name, shape, message):
     refused(compiled, message, membership=ONE_EACH, **networks)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="features are made of its outputs before they are checked")
 def test_bad_classifier_without_features(compiled):
     classifier = Frozen.of(Table(np.zeros((400, 1, 3), np.float32)))
     refused(compiled, r"classifier \(N, C\)", membership=ONE_EACH, classifier=classifier)

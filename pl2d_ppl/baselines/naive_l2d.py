@@ -63,7 +63,7 @@ def naive_l2d(
     gate_logits = numpyro.deterministic("gate_logits", nnx_module("gating", instantiate(gating))(x))
     ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
     check_deferral(gate_logits, ai_logits, annotations)
-    num_items, num_deciders = gate_logits.shape
+    num_items = len(gate_logits)
     num_categories = ai_logits.shape[1]
     with numpyro.plate("item", num_items, dim=-2):
         z = numpyro.sample("z", dist.Categorical(logits=gate_logits[:, None]), infer={"enumerate": "parallel"})
@@ -75,9 +75,8 @@ def naive_l2d(
         channel = (1.0 - label_noise) * jnp.eye(num_categories) + label_noise / num_categories
         said = jnp.log(channel)[jnp.maximum(annotations, 0)]
         ai = jax.lax.stop_gradient(jax.nn.log_softmax(ai_logits, -1))
-        with numpyro.plate("expert", num_deciders, dim=-1), mask(mask=z == jnp.arange(num_deciders)):
-            with mask(mask=(y >= 0)[:, None]):
-                logits = jnp.concatenate([said, ai[:, None]], axis=1)
-                numpyro.sample("y", dist.Categorical(logits=logits), obs=truth)
+        # Annotations are no latent sites here, so that y may be read off the decider, without a plate of experts.
+        logits = jnp.concatenate([said, ai[:, None]], axis=1)[:, None]
         with mask(mask=(y >= 0)[:, None]):
+            numpyro.sample("y", dist.Categorical(logits=Vindex(logits)[..., z, :]), obs=truth)
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=truth)
