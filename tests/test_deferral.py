@@ -247,6 +247,7 @@ def test_of_people_who_are_options_it_is_the_offsets_of_the_argmax(float64):
         np.testing.assert_array_equal(exact.people_probs, np.eye(4))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(SEEDS)
 def test_counts_are_the_best_there_are_with_the_fewest_moves(seed):
@@ -285,6 +286,7 @@ def test_counts_are_the_best_there_are_with_the_fewest_moves(seed):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(SEEDS)
 def test_exact_offsets_are_the_prices_of_the_best_assignment(seed):
@@ -331,6 +333,7 @@ def best_mean(deferral, lower, upper):
     return -solution.fun / n
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.sampled_from(SIZES))
 def test_shares_meet_bounds_on_random_problems(seed, sizes):
@@ -345,6 +348,7 @@ def test_shares_meet_bounds_on_random_problems(seed, sizes):
     np.testing.assert_allclose(found.people_probs.sum(1), deferral.people_probs.any(1))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_shares_meet_bounds_where_options_are_people(seed):
@@ -358,6 +362,7 @@ def test_shares_meet_bounds_where_options_are_people(seed):
     np.testing.assert_array_equal(found.bounded(found.shares, found.shares).decision, found.decision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_decisions_within_bounds_are_the_best_there_are(seed):
     """As good in ln gate as a linear program, but for a temperature and the items that it may divide."""
@@ -371,6 +376,7 @@ def test_decisions_within_bounds_are_the_best_there_are(seed):
     assert mean >= best_mean(deferral, lower, upper) - 0.03 * spread
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_options_meet_bounds_of_their_own(seed):
