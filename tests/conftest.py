@@ -15,6 +15,18 @@ class Precision(NamedTuple):
     rtol: float
 
 
+MOST_MAPS = 30_000  # of memory; the system allows a process some 65,000, and XLA's compiler crashes beyond
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Let go of what has been compiled, between files, before there is too much of it."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+
+
 PRECISIONS = {"float32": Precision("float32", 1e-4), "float64": Precision("float64", 1e-9)}
 
 
