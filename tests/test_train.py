@@ -756,7 +756,7 @@ def test_bounds_that_changed_before_a_resume_are_used_or_refused(half):
 
 def test_an_unknown_method_is_refused():
     data = _annotated(DATA)
-    with pytest.raises(ValueError, match="prob-l2d, naive, .*found 'other'"):
+    with pytest.raises(ValueError, match=r"prob-l2d, naive, .*found 'other'"):
         build_method("other", data, (8,))
     with pytest.raises(ValueError, match="exact or mean-field, found 'other'"):
         build_method("prob-l2d", data, (8,), "other")
