@@ -335,8 +335,7 @@ def _pooled(steps: int, shapes: tuple) -> tuple:
 def _check(name: str, task: Task) -> None:
     if name not in METHODS:
         raise ValueError(f"Expected a method out of {', '.join(METHODS)}, found {name!r}.")
-    if task.train.num_experts == 0:
-        raise ValueError("Expected annotations of at least one expert, found none. Simulate some: pl2d_ppl.simulate.")
+    _check_experts(task.train)
     if name in NEED_MEMBERSHIP and task.membership is None:
         raise ValueError(f"Expected memberships of people in clusters for {name}, found none. See pl2d clusters.")
     if name == "pooled" and task.classifier is None:
@@ -346,6 +345,11 @@ def _check(name: str, task: Task) -> None:
         )
     if task.membership is not None:
         check_membership(task.membership, num_people=task.train.num_experts, people=task.train.annotators)
+
+
+def _check_experts(data: Annotated) -> None:
+    if data.num_experts == 0:
+        raise ValueError("Expected annotations of at least one expert, found none. Simulate some: pl2d_ppl.simulate.")
 
 
 def build_method(
@@ -384,8 +388,7 @@ def build_method(
         raise ValueError(f"Expected a method out of {', '.join(PROGRAMS)}, found {name!r}.")
     if guide not in ("exact", "mean-field"):
         raise ValueError(f"Expected guide exact or mean-field, found {guide!r}.")
-    if data.num_experts == 0:
-        raise ValueError("Expected annotations of at least one expert, found none. Simulate some: pl2d_ppl.simulate.")
+    _check_experts(data)
     num_clusters = 0 if membership is None else len(membership)
     complete = bool((data.annotations >= 0).all())
     sizes = (data.x.shape[1:], data.num_experts, data.num_categories)

@@ -42,8 +42,7 @@ class Frozen:
     @classmethod
     def of(cls, network: nnx.Module) -> "Frozen":
         """Freeze a module."""
-        network = nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
-        return cls(*nnx.split(network))
+        return cls(*nnx.split(_in_evaluation(network)))
 
     @property
     def module(self) -> nnx.Module:
@@ -101,6 +100,11 @@ def instantiate(network: nnx.Module | Callable[..., nnx.Module]) -> nnx.Module:
     mode = apply_stack({"type": MODE_MESSAGE, "fn": lambda: "as given", "args": (), "kwargs": {}, "value": None})
     if mode["value"] != "evaluation":
         return network
+    return _in_evaluation(network)
+
+
+def _in_evaluation(network: nnx.Module) -> nnx.Module:
+    """Return a view of a network that normalises by its running statistics, and drops nothing out."""
     return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
 
 
