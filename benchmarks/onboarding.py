@@ -28,6 +28,7 @@ import numpy as np
 
 from pl2d_ppl.curve import evaluate_curve
 from pl2d_ppl.methods import METHODS
+from pl2d_ppl.onboard_command import PUBLISHED
 from pl2d_ppl.onboarding import (
     Firm,
     OnboardingOptions,
@@ -42,10 +43,6 @@ from pl2d_ppl.training import Training
 OUT = Path("outputs/onboarding.jsonl")
 CELL = ("data", "people", "items", "own", "gate", "hidden", "replaced")
 HIDDEN = [128, 128]
-PUBLISHED = {
-    100: "one-stage 71.07, two-stage 71.80, LECODU 73.60, L2D-Pop 73.05, soft 75.07, hard 76.17",
-    200: "one-stage 73.87, two-stage 75.02, LECODU 74.81, L2D-Pop 70.59, soft 76.68, hard 77.31",
-}
 
 
 def load(name: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -173,8 +170,9 @@ def table(rows: list[dict]) -> None:
                 end="",
             )
             print(f"  drawn people differ by {drawn:.3f} at most; {seconds:.0f} s")
-        if not own and gate == "features" and data == "cifar100_features" and items in PUBLISHED and not replaced:
-            print(f"  paper B, Table 3: {PUBLISHED[items]}")
+        if not own and gate == "features" and data == "cifar100_features" and str(items) in PUBLISHED and not replaced:
+            told = ", ".join(f"{method} {area}" for method, area in PUBLISHED[str(items)].items())
+            print(f"  paper B, Table 3: {told}")
         others = {m: a for m, a in means.items() if m != "pooled"}
         if "pooled" in means and others:
             rival = max(others, key=others.__getitem__)
