@@ -8,7 +8,7 @@ from pl2d_ppl.ai import train_classifier
 from pl2d_ppl.averaging import average_dirichlet
 from pl2d_ppl.checkpoint import load
 from pl2d_ppl.clusters import fit_clusters, held_out
-from pl2d_ppl.data import Annotated, Votes, read_npz, read_votes, split, standardise, write_npz
+from pl2d_ppl.data import Annotated, read_npz, split, standardise, write_npz
 from pl2d_ppl.deferral import Deferral
 from pl2d_ppl.elbo import EnumELBO
 from pl2d_ppl.empirical import membership_draws
@@ -41,7 +41,6 @@ __all__ = [
     "PooledPeople",
     "Prediction",
     "Projection",
-    "Votes",
     "argmax_offsets",
     "average_dirichlet",
     "evaluation",
@@ -57,7 +56,6 @@ __all__ = [
     "place_people",
     "project",
     "read_npz",
-    "read_votes",
     "sample_membership",
     "split",
     "standardise",

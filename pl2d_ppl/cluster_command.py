@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pl2d_ppl.checkpoint import check_writable, written_whole
 from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clusters, held_out
 from pl2d_ppl.commands import save_figure, standardisation
-from pl2d_ppl.data import Votes, read_votes
+from pl2d_ppl.data import Annotated, read_npz
 from pl2d_ppl.model_choice import choose_num_clusters, marginal_perplexity, perplexity, relative_perplexity_change
 from pl2d_ppl.place_people import place_people
-from pl2d_ppl.plots import plot_heatmap, plot_perplexity
+from pl2d_ppl.plots import MOST_NAMES, plot_heatmap, plot_perplexity
 from pl2d_ppl.posterior import to_datatree
 from pl2d_ppl.reports import versions, write_json
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["ClusterOptions", "run_clusters"]
 
 KEPT_ITEMS = 200  # held-out items whose posterior is written to disk
-MOST_COLUMNS = 30  # of a picture that can be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,10 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
         raise ValueError(f"Expected two or more increasing numbers of clusters, found {options.num_clusters}.")
     if not 0 < options.test_share < 1:
         raise ValueError(f"Expected a share of held-out items between 0 and 1, found {options.test_share}.")
-    votes = read_votes(path)
+    votes, _ = read_npz(path)
+    counts = votes.counts
+    if counts is None:
+        raise ValueError(f"Expected anonymous votes in {path}, found none. Add votes (N, L) or counts (N, C).")
     check_writable(out / "clusters.json")
     split_key, fit_key, member_key, draw_key = jax.random.split(jax.random.key(options.seed), 4)
     mean, scale = standardisation(votes)
@@ -60,7 +62,7 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
     runs = fit_clusters(
         fit_key,
         x[train],
-        votes.counts[train],
+        counts[train],
         options.num_clusters,
         program=options.program,
         num_people=options.people,
@@ -68,8 +70,8 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
         seeds=options.seeds,
         training=ClusterTraining(steps=options.steps, batch_size=options.batch_size),
     )
-    rows = _rows(runs, x[test], votes.counts[test])
-    report = _report(rows, votes, train, test, options)
+    rows = _rows(runs, x[test], counts[test])
+    report = _report(rows, votes, counts, train, test, options)
     best = runs[_best(rows, report["chosen"])]
     members = None
     if votes.annotators:
@@ -77,12 +79,12 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
             member_key,
             best,
             x,
-            votes.counts,
+            counts,
             votes.annotations,
             concentration=options.concentration,
             people=votes.annotators,
         )
-    written = _write(out, report, best, members, x, votes, test, draw_key)
+    written = _write(out, report, best, members, x, votes, counts, test, draw_key)
     return "\n".join([_table(report), *_people(members), f"Written: {', '.join(written)}"])
 
 
@@ -101,7 +103,12 @@ def _rows(runs: Sequence[ClusterRun], x: NDArray, counts: NDArray) -> list[dict[
 
 
 def _report(
-    rows: list[dict[str, Any]], votes: Votes, train: NDArray, test: NDArray, options: ClusterOptions
+    rows: list[dict[str, Any]],
+    votes: Annotated,
+    counts: NDArray,
+    train: NDArray,
+    test: NDArray,
+    options: ClusterOptions,
 ) -> dict[str, Any]:
     """Collect what is written to clusters.json; the exact evidence decides where every fit has it."""
     exact = all(row["perplexity_evidence"] is not None for row in rows)
@@ -112,13 +119,13 @@ def _report(
         "options": dataclasses.asdict(options),
         "items": len(votes.x),
         "held_out": len(test),
-        "votes": int(votes.counts.sum()),
+        "votes": int(counts.sum()),
         "classes": list(votes.classes),
         "fits": rows,
         "chosen_by": kind,
         "rpc": relative_perplexity_change(options.num_clusters, perplexities),
         "chosen": choose_num_clusters(options.num_clusters, perplexities),
-        "marginal_perplexity": marginal_perplexity(votes.counts[train], votes.counts[test]),
+        "marginal_perplexity": marginal_perplexity(counts[train], counts[test]),
         "versions": versions(),
     }
 
@@ -137,7 +144,8 @@ def _write(
     best: ClusterRun,
     members: "Membership | None",
     x: NDArray,
-    votes: Votes,
+    votes: Annotated,
+    counts: NDArray,
     test: NDArray,
     key: jax.Array,
 ) -> list[str]:
@@ -145,11 +153,11 @@ def _write(
     names = [f"cluster {k}" for k in range(best.num_clusters)]
     figures = {"perplexity.png": plot_perplexity(report["fits"], chosen=report["chosen"])}
     kept = test[:KEPT_ITEMS]
-    if len(votes.classes) <= MOST_COLUMNS:
-        agreement = _agreement(best.cluster_probs(x[test]), votes.counts[test])
+    if len(votes.classes) <= MOST_NAMES:
+        agreement = _agreement(best.cluster_probs(x[test]), counts[test])
         label = "share of a cluster's votes for the plurality, by the plurality"
         figures["clusters.png"] = plot_heatmap(agreement, names, votes.classes, label=label)
-    data = {"x": x[kept], "counts": votes.counts[kept]}
+    data = {"x": x[kept], "counts": counts[kept]}
     coords = {"category": votes.classes, "true_category": votes.classes, "cluster": names}
     dims = {"skill": ["cluster", "category"], "errors": ["true_category", "category"]}
     tree = to_datatree(key, best.result, data, num_samples=100, coords=coords, dims=dims)

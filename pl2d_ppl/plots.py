@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["plot_curve", "plot_heatmap", "plot_onboarding", "plot_perplexity"]
+__all__ = ["plot_curve", "plot_heatmap", "plot_missing", "plot_onboarding", "plot_perplexity"]
 
 # Ten methods can be told apart; grey is for those who decide alone.
 COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "black", "C8", "C9")
+MOST_NAMES = 30  # beside a picture that can be read
 MARKERS, LINES = "os^DvpPX<>", ("-", "--", "-.")
 
 
@@ -174,6 +175,38 @@ def plot_heatmap(
             ax.text(m, k, text, ha="center", va="center", color=color, fontsize="x-small")
     ax.set_title(label, fontsize="medium")
     ax.figure.colorbar(image, ax=ax)
+    return ax
+
+
+def plot_missing(annotations: Any, people: Sequence[str], *, ax: Any = None) -> Any:
+    """Draw who annotated what: a row a person, a column an item, items sorted by who annotated them.
+
+    Parameters
+    ----------
+    annotations : array of int, shape (N, M)
+        What people said, -1 where missing.
+    people : sequence of str, length M
+        Their names, told beside the rows with the shares of items that they annotated.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The plot.
+    """
+    given = np.asarray(annotations) >= 0
+    shares = given.mean(0)
+    order = np.argsort(-shares, kind="stable")
+    given = given[:, order]
+    items = np.lexsort([*(-given[:, ::-1].T.astype(int)), -given.sum(1)])
+    ax = _axes(ax, 6.4, min(12.0, 1.2 + 0.25 * len(people)))
+    ax.imshow(given[items].T, aspect="auto", interpolation="antialiased", cmap="Blues", vmin=0, vmax=1)
+    if len(people) <= MOST_NAMES:
+        ax.set_yticks(range(len(people)), [f"{people[m]} ({shares[m]:.0%})" for m in order])
+    else:
+        ax.set_ylabel(f"{len(people)} people, by how much they annotated")
+    ax.set_xlabel(f"{len(given):,} items; dark where annotated, {given.mean():.1%} of all")
     return ax
 
 

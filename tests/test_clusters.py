@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pl2d_ppl.cli import app
 from pl2d_ppl.clusters import ClusterTraining, equal_sizes, fit_clusters, held_out
-from pl2d_ppl.data import read_votes
+from pl2d_ppl.data import read_npz
 from pl2d_ppl.lda_evidence import lda_evidence
 from pl2d_ppl.plots import plot_heatmap, plot_perplexity
 from pl2d_ppl.simulate import votes_of_counts
@@ -113,7 +113,7 @@ def test_votes_and_counts_are_read_alike(tmp_path):
     x, votes, counts = votes_data()
     np.savez(tmp_path / "votes.npz", x=x, votes=votes, annotations=votes[:, :2], annotators=["a", "b"])
     np.savez(tmp_path / "counts.npz", x=x, counts=counts, classes=["u", "v", "w"])
-    first, second = read_votes(tmp_path / "votes.npz"), read_votes(tmp_path / "counts.npz")
+    first, second = (read_npz(tmp_path / name)[0] for name in ("votes.npz", "counts.npz"))
     np.testing.assert_array_equal(first.counts, counts)
     np.testing.assert_array_equal(second.counts, counts)
     assert (first.classes, second.classes) == (("0", "1", "2"), ("u", "v", "w"))
@@ -128,14 +128,14 @@ COUNTS = np.ones((3, 2), int)
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": X}, "keys x and either votes or counts, found x"),
+        ({"x": X}, "keys x, and y or votes or counts, found x; add truth or votes"),
         ({"x": X, "votes": COUNTS, "counts": COUNTS}, "either votes or counts"),
-        ({"x": X, "votes": np.full((3, 4), -1)}, "there must be votes, found none"),
+        ({"x": X, "votes": np.full((3, 4), -1)}, "there must be votes in `counts`, found none"),
         ({"x": X, "votes": np.ones((3, 4))}, "integer"),
         ({"x": X, "votes": np.ones((2, 4), int)}, r"shape \(3, L\), found \(2, 4\)"),
-        ({"x": X, "counts": -COUNTS}, "from 0 up.*down to -1"),
-        ({"x": X, "counts": COUNTS / 2}, "integers from 0 up.*float64"),
-        ({"x": X, "counts": 0 * COUNTS}, "there must be votes"),
+        ({"x": X, "counts": -COUNTS}, "from 0 up, found -1 in row 0, column 0"),
+        ({"x": X, "counts": COUNTS / 2}, "`counts` must have an integer dtype, found float64"),
+        ({"x": X, "counts": 0 * COUNTS}, "there must be votes in"),
         ({"x": X, "votes": COUNTS, "classes": ["a", "b"], "annotations": np.full((3, 1), 2)}, "`annotations` must lie"),
         ({"x": X * np.nan, "votes": COUNTS}, "`x` must be finite"),
     ],
@@ -143,7 +143,7 @@ COUNTS = np.ones((3, 2), int)
 def test_bad_files(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError, match=message):
-        read_votes(tmp_path / "bad.npz")
+        read_npz(tmp_path / "bad.npz")
 
 
 # --- Pictures -------------------------------------------------------------------------------------

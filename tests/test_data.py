@@ -4,9 +4,12 @@ import dataclasses
 import io
 import os
 import warnings
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import hypothesis.extra.numpy as hnp
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,9 +17,10 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from pl2d_ppl.data import Annotated, read_npz, split, standardise, write_npz
+from pl2d_ppl.simulate import drop_annotations
 
 DATA = Path(os.environ.get("PL2D_DATA", Path(__file__).parents[2] / "shared" / "data"))
-FIELDS = ("x", "y", "annotations", "group", "coarse", "classes", "annotators")
+FIELDS = ("x", "y", "annotations", "group", "coarse", "counts", "classes", "annotators")
 
 
 def arguments(**changes):
@@ -122,7 +126,7 @@ def test_no_experts():
     data = Annotated(**arguments(annotations=np.zeros((4, 0)), annotators=()))
     assert data.annotations.shape == (4, 0)
     assert data.annotations.dtype == np.int32
-    assert np.isnan(data.summary()["missing_rate"])
+    assert np.isnan(data.summary().missing_rate)
 
 
 def test_take_keeps_order_and_fields():
@@ -162,14 +166,118 @@ def test_replace_annotations_names_experts():
 
 def test_summary_by_hand():
     summary = Annotated(**arguments()).summary()
-    assert summary == {
+    assert dataclasses.asdict(summary) == {
         "items": 4,
         "experts": 2,
         "categories": 3,
+        "known_truth": 3,
         "annotations": {"ann": 3, "bob": 3},
         "missing_rate": 0.25,
         "accuracy": {"ann": 1.0, "bob": 0.5},
+        "per_item": {1: 2, 2: 2},
+        "patterns": {("ann", "bob"): 2, ("ann",): 1, ("bob",): 1},
+        "agreement": 0.0,
+        "majority_accuracy": 2.5 / 3,
+        "votes": 0,
     }
+    assert str(summary).splitlines() == [
+        "4 items, 3 of known truth; 3 categories; 2 people",
+        "person   annotations    right",
+        "ann                3   100.0%",
+        "bob                3    50.0%",
+        "missing 25.0%; pairs that agree 0.0%; plurality right 83.3%",
+        "items by number of annotations: 1: 2, 2: 2",
+        "most frequent, who annotated together: ann, bob: 2; bob: 1; ann: 1",
+    ]
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_summary_against_a_count_of_pairs(seed):
+    """By loops over items and pairs of people."""
+    rng = np.random.default_rng(seed)
+    num_items, num_people = rng.integers(1, 8), rng.integers(1, 5)
+    said, y = rng.integers(-1, 3, (num_items, num_people)), rng.integers(-1, 3, num_items)
+    names = tuple(f"p{m}" for m in range(num_people))
+    x = np.zeros((num_items, 1))
+    summary = Annotated(x, y, said, classes=tuple("abc"), annotators=names, subset=True).summary()
+    same, pluralities, sets = [], [], Counter()
+    for row, truth in zip(said, y, strict=True):
+        own = [label for label in row if label >= 0]
+        same += [a == b for a, b in combinations(own, 2)]
+        most = [c for c in set(own) if own.count(c) == max(map(own.count, own))]
+        if own and truth >= 0:
+            pluralities.append((truth in most) / len(most))
+        sets[tuple(name for name, label in zip(names, row, strict=True) if label >= 0)] += 1
+    np.testing.assert_allclose(summary.agreement, np.mean(same) if same else np.nan)
+    np.testing.assert_allclose(summary.majority_accuracy, np.mean(pluralities) if pluralities else np.nan)
+    assert all(sets[who] == number for who, number in summary.patterns.items())
+    assert sorted(summary.patterns.values()) == sorted(sets.values())[-5:]
+    assert summary.per_item == dict(sorted(Counter((said >= 0).sum(1).tolist()).items()))
+
+
+class Squares:
+    """A lazy source that notes what it is asked for."""
+
+    def __init__(self, sizes):
+        self.sizes, self.asked = sizes, []
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return np.full((self.sizes[index], 2), index)
+
+
+def test_lazy_items_are_read_when_they_are_asked_for():
+    source = Squares([3, 3, 3, 3])
+    data = Annotated(**arguments(x=source))
+    part = data.take([3, 1, 0]).take([2, 0])
+    assert data.is_lazy
+    assert part.is_lazy
+    assert source.asked == []
+    whole = part.read()
+    assert source.asked == [0, 3]
+    assert not whole.is_lazy
+    assert whole.read() is whole
+    np.testing.assert_array_equal(whole.x[:, 0, 0], [0, 3])
+    assert whole.x.dtype == np.float32
+    np.testing.assert_array_equal(whole.y, data.y[[0, 3]])
+    with pytest.raises(ValueError, match=r"found a lazy source. Read them, data.read\(\)"):
+        part.batch()
+    with pytest.raises(ValueError, match=r"one shape, found 2 shapes, such as \(2, 2\), \(3, 2\)"):
+        Annotated(**arguments(x=Squares([3, 2, 3, 3]))).read()
+    with pytest.raises(ValueError, match="empty source"):
+        Annotated(**arguments(x=Squares([]), y=np.zeros(0, int), annotations=np.zeros((0, 2), int)))
+
+
+def test_people_are_selected_in_the_order_that_is_asked_for():
+    data = Annotated(**arguments())
+    chosen = data.select_people(["bob"])
+    assert chosen.annotators == ("bob",)
+    np.testing.assert_array_equal(chosen.annotations, data.annotations[:, 1:])
+    both = data.select_people(("bob", "ann"))
+    np.testing.assert_array_equal(both.annotations, data.annotations[:, ::-1])
+    with pytest.raises(ValueError, match="people out of ann, bob, found eve"):
+        data.select_people(["ann", "eve"])
+
+
+def test_votes_stand_in_for_truth():
+    counts = np.array([[2, 0, 1], [0, 3, 0], [0, 0, 0], [1, 1, 1]])
+    data = Annotated(**arguments(y=np.full(4, -1), counts=counts))
+    assert data.counts.dtype == np.int32
+    np.testing.assert_array_equal(data.take([3, 0]).counts, counts[[3, 0]])
+    assert data.summary().votes == 9
+    with pytest.raises(ValueError, match=r"`counts` must have shape \(4, 3\)"):
+        Annotated(**arguments(counts=counts[:, :2]))
+
+
+def test_annotations_are_dropped_as_by_the_simulator():
+    data, key = random_data(200), jax.random.key(3)
+    dropped = data.drop_annotations(key, 0.5, at_least_one=True)
+    np.testing.assert_array_equal(dropped.annotations, drop_annotations(key, data.annotations, 0.5, True))
+    assert dropped.annotators == data.annotators
 
 
 # Files
@@ -244,10 +352,13 @@ def npy():
         (b"a,b\n1,2\n", "must be a readable .npz"),
         (b"PK\x03\x04 and nothing more", "must be a readable .npz"),
         (npy(), "found: a single .npy array"),
-        (npz(), "found none; add x, y"),
-        (npz(webp=np.zeros(3)), "keys x, y, found webp; add x, y"),
-        (npz(x_train=np.zeros(3)), "keys x_train, y_train, found x_train; add y_train"),
-        (npz(x=np.zeros((2, 1)), y=[0, 1], x_test=np.zeros((2, 1))), "add y_test"),
+        (npz(), "found none; add x"),
+        (npz(webp=np.zeros(3)), "keys x, and y or votes or counts, found webp; add x"),
+        (
+            npz(x_train=np.zeros(3)),
+            "keys x_train, and y_train or votes_train or counts_train, found x_train; add truth",
+        ),
+        (npz(x=np.zeros((2, 1)), y=[0, 1], x_test=np.zeros((2, 1))), "add truth or votes"),
         (
             npz(x=np.zeros((2, 1)), y=np.array([0, "cat"], object)),
             "without pickled objects, found: Object arrays",
@@ -412,12 +523,12 @@ def test_standardise_refuses_images():
 def test_real_data(name, shape, missing):
     train, _ = real(name)
     assert (train.num_items, train.num_experts, train.num_categories) == shape
-    assert train.summary()["missing_rate"] == pytest.approx(missing, abs=2e-3)
+    assert train.summary().missing_rate == pytest.approx(missing, abs=2e-3)
 
 
 def test_real_sleep_accuracy_and_groups():
     train, _ = real("sleep_dodh")
-    assert list(train.summary()["accuracy"].values()) == pytest.approx([0.83, 0.79], abs=5e-3)
+    assert list(train.summary().accuracy.values()) == pytest.approx([0.83, 0.79], abs=5e-3)
     kept, held_out = split(train, 0.2, 0)
     assert len(set(held_out.group)) == 5
     assert not set(kept.group) & set(held_out.group)

@@ -2,7 +2,7 @@
 
 from pl2d_ppl.data.annotated import Annotated
 from pl2d_ppl.data.npz import read_npz, write_npz
+from pl2d_ppl.data.source import Part, Source
 from pl2d_ppl.data.split import split, standardise
-from pl2d_ppl.data.votes import Votes, read_votes
 
-__all__ = ["Annotated", "Votes", "read_npz", "read_votes", "split", "standardise", "write_npz"]
+__all__ = ["Annotated", "Part", "Source", "read_npz", "split", "standardise", "write_npz"]

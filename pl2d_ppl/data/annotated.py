@@ -9,21 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pl2d_ppl.data.checks import coarse_of, counts_of, features_of, group_of, indices_of, labels_of, names_of
+from pl2d_ppl.data.source import gather, is_source, take
+from pl2d_ppl.data.summary import Summary, summarise
+from pl2d_ppl.simulate.missing import drop_annotations
+
 __all__ = ["Annotated"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Annotated:
-    """Items with features, truth and the annotations of identified experts.
+    """Items with features, truth, the annotations of identified experts, and anonymous votes.
 
-    Everything is checked here, once, on the host: what passes is safe to compile for.
+    Everything is checked here, once, on the host: what passes is safe to compile for. A lazy ``x`` is checked when it
+    is read.
 
     Parameters
     ----------
-    x : array, shape (N, ...)
-        Features; stored as float32.
+    x : array, shape (N, ...), or Source
+        Features, stored as float32; or a lazy source of items, such as images that are decoded when they are asked
+        for.
     y : array of int, shape (N,)
-        Truth, −1 where unknown; stored as int32. At least one item's truth must be known.
+        Truth, −1 where unknown; stored as int32. At least one item's truth must be known, but of votes.
     annotations : array of int, shape (N, M)
         Category that each expert gave, −1 where missing; stored as int32. M may be 0.
     group : array of int or str, shape (N,), optional
@@ -34,6 +41,8 @@ class Annotated:
         Names of the experts.
     coarse : array of int, shape (N,), optional
         Superclass of each item, which simulated experts need; stored as int32.
+    counts : array of int, shape (N, C), optional
+        Number of anonymous votes for each category; stored as int32.
     subset : bool, default False
         Whether this is a part of a data set that was checked as a whole: then no item's truth need be known,
         and an expert without annotations is no news.
@@ -50,7 +59,7 @@ class Annotated:
         If an expert has no annotation at all: nothing can be learned about them but the prior.
     """
 
-    x: NDArray
+    x: Any
     y: NDArray
     annotations: NDArray
     _: KW_ONLY
@@ -58,11 +67,12 @@ class Annotated:
     classes: tuple[str, ...]
     annotators: tuple[str, ...]
     coarse: NDArray | None = None
+    counts: NDArray | None = None
     subset: InitVar[bool] = False
 
     def __post_init__(self, subset: bool) -> None:
-        x = _features(self.x)
-        classes, annotators = _names("classes", self.classes), _names("annotators", self.annotators)
+        x = features_of(self.x)
+        classes, annotators = names_of("classes", self.classes), names_of("annotators", self.annotators)
         if len(classes) < 2:
             raise ValueError(
                 f"`classes` must name at least 2 categories, found {classes!r}; name every one, used or not."
@@ -70,12 +80,13 @@ class Annotated:
         items = (len(x),)
         values = {
             "x": x,
-            "y": _labels("y", self.y, items, len(classes)),
-            "annotations": _labels("annotations", self.annotations, (len(x), len(annotators)), len(classes)),
-            "group": None if self.group is None else _group(self.group, items),
+            "y": labels_of("y", self.y, items, len(classes)),
+            "annotations": labels_of("annotations", self.annotations, (len(x), len(annotators)), len(classes)),
+            "group": None if self.group is None else group_of(self.group, items),
             "classes": classes,
             "annotators": annotators,
-            "coarse": None if self.coarse is None else _coarse(self.coarse, items),
+            "coarse": None if self.coarse is None else coarse_of(self.coarse, items),
+            "counts": None if self.counts is None else counts_of(self.counts, (len(x), len(classes))),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the way past `frozen`
@@ -118,10 +129,81 @@ class Annotated:
         ValueError
             If nothing is taken, or an index is not an integer in 0..N−1.
         """
-        chosen = _indices(np.asarray(indices), self.num_items)
-        parts = {name: getattr(self, name) for name in ("x", "y", "annotations", "group", "coarse")}
+        chosen = indices_of(np.asarray(indices), self.num_items)
+        parts = {name: getattr(self, name) for name in ("y", "annotations", "group", "coarse", "counts")}
         parts = {name: None if part is None else part[chosen] for name, part in parts.items()}
-        return dataclasses.replace(self, **parts, subset=True)
+        return dataclasses.replace(self, x=take(self.x, chosen), **parts, subset=True)
+
+    def select_people(self, people: Iterable[str]) -> "Annotated":
+        """Keep the annotations of some experts.
+
+        Parameters
+        ----------
+        people : iterable of str, length M'
+            Their names, in the order of the columns to come.
+
+        Returns
+        -------
+        Annotated
+            The same items.
+
+        Raises
+        ------
+        ValueError
+            If somebody is not there, or named twice.
+        """
+        people = names_of("people", people)
+        unknown = [name for name in people if name not in self.annotators]
+        if unknown:
+            raise ValueError(
+                f"Expected people out of {', '.join(self.annotators)}, found {', '.join(unknown)}. Correct the names."
+            )
+        columns = [self.annotators.index(name) for name in people]
+        return dataclasses.replace(self, annotations=self.annotations[:, columns], annotators=people, subset=True)
+
+    def drop_annotations(self, rng_key: Any, rate: ArrayLike, *, at_least_one: bool = False) -> "Annotated":
+        """Make annotations missing at random; see :func:`~pl2d_ppl.simulate.drop_annotations`.
+
+        Parameters
+        ----------
+        rng_key : Array
+            A typed key.
+        rate : float in [0, 1], or sequence of them, length M
+            Share of each expert's annotations that go missing.
+        at_least_one : bool
+            Whether every item that has an annotation keeps at least one.
+
+        Returns
+        -------
+        Annotated
+            The same items.
+
+        Raises
+        ------
+        ValueError
+            If an argument is malformed, or `at_least_one` asks for more annotations than the rate leaves.
+        """
+        return self.replace_annotations(drop_annotations(rng_key, self.annotations, rate, at_least_one))
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether items are read when they are asked for."""
+        return is_source(self.x)
+
+    def read(self) -> "Annotated":
+        """Read a lazy ``x`` into an array.
+
+        Returns
+        -------
+        Annotated
+            The same items, or this very object where they are an array already.
+
+        Raises
+        ------
+        ValueError
+            If items differ in shape, or one cannot be read.
+        """
+        return dataclasses.replace(self, x=gather(self.x), subset=True) if self.is_lazy else self
 
     def replace_annotations(self, annotations: ArrayLike, annotators: Iterable[str] | None = None) -> "Annotated":
         """Give the same items other annotations, such as simulated ones.
@@ -155,32 +237,28 @@ class Annotated:
         -------
         dict
             ``x`` (N, ...) float32, ``annotations`` (N, M) int32 and ``y`` (N,) int32.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is lazy.
         """
+        if self.is_lazy:
+            raise ValueError(
+                "Expected items in memory, found a lazy source. Read them, data.read(), or draw batches by "
+                "pl2d_ppl.data.ImagePipeline."
+            )
         return {"x": self.x, "annotations": self.annotations, "y": self.y}
 
-    def summary(self) -> dict[str, Any]:
-        """Summarise who annotated how much, and how well.
+    def summary(self) -> Summary:
+        """Summarise who annotated how much, how well, and how far people agree; it prints as a table."""
+        return summarise(self)
 
-        Returns
-        -------
-        dict
-            ``items``, ``experts``, ``categories``: counts; ``annotations``: number by expert;
-            ``missing_rate``: share of (item, expert) pairs without annotation, NaN without experts;
-            ``accuracy``: share of right annotations by expert, over items of known truth, NaN without any.
-        """
-        given = self.annotations >= 0
-        judged = given & (self.y >= 0)[:, None]
-        right = (judged & (self.annotations == self.y[:, None])).sum(0)
-        with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
-            accuracy = right / judged.sum(0)
-        return {
-            "items": self.num_items,
-            "experts": self.num_experts,
-            "categories": self.num_categories,
-            "annotations": dict(zip(self.annotators, given.sum(0).tolist(), strict=True)),
-            "missing_rate": float(1 - given.mean()) if given.size else float("nan"),
-            "accuracy": dict(zip(self.annotators, accuracy.tolist(), strict=True)),
-        }
+    def plot_missing(self, ax: Any = None) -> Any:
+        """Draw who annotated what; see :func:`~pl2d_ppl.plots.plot_missing`."""
+        from pl2d_ppl.plots import plot_missing
+
+        return plot_missing(self.annotations, self.annotators, ax=ax)
 
 
 def expert_names(annotations: NDArray) -> tuple[str, ...]:
@@ -188,104 +266,12 @@ def expert_names(annotations: NDArray) -> tuple[str, ...]:
     return tuple(f"expert_{m}" for m in range(annotations.shape[1] if annotations.ndim == 2 else 0))
 
 
-def _names(field: str, names: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ValueError(f"`{field}` must be several names, found the string {names!r}; wrap it in a tuple.")
-    names = tuple(str(name) for name in names)
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"`{field}` must be distinct names, found {repeated[0]!r} more than once; rename it.")
-    return names
-
-
-def _features(x: ArrayLike) -> NDArray:
-    x = np.asarray(x)
-    if x.ndim == 0 or x.size == 0:
-        raise ValueError(f"`x` must have shape (N, ...) with N >= 1, found the empty shape {x.shape}; pass some items.")
-    if x.dtype.kind not in "biuf":
-        raise ValueError(f"`x` must hold real numbers, found dtype {x.dtype}; encode it as floats.")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported as such
-        x = x.astype(np.float32, copy=False)
-    bad = ~np.isfinite(x)
-    if bad.any():
-        row = int(np.argwhere(bad)[0, 0])
-        raise ValueError(
-            f"`x` must be finite in float32, found {bad.sum()} NaN or infinite values, first in row {row}; "
-            "impute them, or drop their rows."
-        )
-    return x
-
-
-def _shaped(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
-    values = np.asarray(values)
-    if values.shape != shape:
-        raise ValueError(
-            f"`{field}` must have shape {shape}, found {values.shape}: `x` counts the items and `annotators` "
-            "the experts; make them agree."
-        )
-    return values
-
-
-def _integers(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
-    values = _shaped(field, values, shape)
-    # An array without elements has no dtype of its own choosing: np.zeros((N, 0)) is float64.
-    if values.size and values.dtype.kind not in "iu":
-        raise ValueError(
-            f"`{field}` must have an integer dtype, found {values.dtype}; put −1 where a label is missing "
-            "and cast with `.astype(int)`."
-        )
-    return values
-
-
-def _labels(field: str, values: ArrayLike, shape: tuple[int, ...], num_categories: int) -> NDArray:
-    values = _integers(field, values, shape)
-    bad = np.argwhere((values < -1) | (values >= num_categories))
-    if len(bad):
-        first = tuple(bad[0])
-        place = ", ".join(f"{axis} {index}" for axis, index in zip(("row", "column"), first, strict=False))
-        raise ValueError(
-            f"`{field}` must lie in −1..{num_categories - 1} for {num_categories} classes, found "
-            f"{values[first]} in {place} ({len(bad)} such values); correct the label, or name its class in "
-            "`classes`."
-        )
-    return values.astype(np.int32, copy=False)
-
-
-def _group(values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
-    values = _shaped("group", values, shape)
-    if values.dtype.kind not in "iuU":
-        raise ValueError(f"`group` must hold integers or strings, found dtype {values.dtype}; use `.astype(str)`.")
-    return values
-
-
-def _coarse(values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
-    values = _integers("coarse", values, shape)
-    if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
-        row = int(np.argmax((values < 0) | (values > np.iinfo(np.int32).max)))
-        raise ValueError(
-            f"`coarse` must hold superclasses 0, 1, ..., found {values[row]} in row {row}; give every item "
-            "its superclass, or leave `coarse` out."
-        )
-    return values.astype(np.int32, copy=False)
-
-
-def _indices(indices: NDArray, num_items: int) -> NDArray:
-    if indices.dtype == bool and indices.shape == (num_items,):
-        indices = np.flatnonzero(indices)
-    if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":
-        raise ValueError(
-            f"`indices` must be a non-empty vector of integers, or a mask of shape ({num_items},), found "
-            f"dtype {indices.dtype} and shape {indices.shape}; take at least one item."
-        )
-    # Negative ones are refused too: −1 means "missing" in this library, never "the last".
-    bad = indices[(indices < 0) | (indices >= num_items)]
-    if bad.size:
-        raise ValueError(f"`indices` must lie in 0..{num_items - 1}, found {bad[0]}; choose among the items there are.")
-    return indices
-
-
 def _check_whole(data: Annotated) -> None:
-    if not (data.y >= 0).any():
+    if data.counts is not None and not data.counts.any():
+        raise ValueError(
+            "there must be votes in `counts`, found none: every vote is missing; check how missing ones are coded."
+        )
+    if not (data.y >= 0).any() and data.counts is None:
         raise ValueError("`y` must be known for at least one item, found only −1; the AI cannot learn without truth.")
     silent = [name for name, column in zip(data.annotators, data.annotations.T, strict=True) if (column < 0).all()]
     if silent:

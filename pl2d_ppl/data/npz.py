@@ -14,11 +14,11 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from pl2d_ppl.data.annotated import Annotated, expert_names
+from pl2d_ppl.simulate.anonymous import vote_counts
 
 __all__ = ["read_npz", "write_npz"]
 
-_PER_ITEM = ("x", "y", "annotations", "group", "coarse")
-_REQUIRED = ("x", "y")
+_PER_ITEM = ("x", "y", "annotations", "group", "coarse", "counts")
 # Labels come from sensors of all sorts: a stray 2**31 must not become two thousand million class names.
 _MOST_UNNAMED_CLASSES = 10_000
 
@@ -26,14 +26,15 @@ _MOST_UNNAMED_CLASSES = 10_000
 def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
     """Read a data set, and its own test part where it has one.
 
-    Keys, of which `x` and `y` are required: `x` (N, ...), `y` (N,), `annotations` (N, M), `group` (N,),
-    `coarse` (N,), `classes` (C,), `annotators` (M,). The first five may all carry the suffix ``_train``; with
-    the suffix ``_test`` they are the test part. Other keys are left alone.
+    Keys, of which `x` is required, and `y` or votes: `x` (N, ...), `y` (N,), `annotations` (N, M), `group` (N,),
+    `coarse` (N,), anonymous votes as `counts` (N, C) or as `votes` (N, L), -1 where an item has fewer than L,
+    `classes` (C,), `annotators` (M,). All but the last two may carry the suffix ``_train``; with the suffix
+    ``_test`` they are the test part. Other keys are left alone.
 
-    Without `annotations` there are no experts (M = 0). A test part without annotations gets the experts of
-    the training part, with all their annotations missing, so that both parts fit the same model. Without
-    `classes` the categories are called ``0``, ``1``, ... up to the largest label; without `annotators` the
-    experts are called ``expert_0``, ``expert_1``, ...
+    Without `y` no truth is known. Without `annotations` there are no experts (M = 0). A test part without
+    annotations gets the experts of the training part, with all their annotations missing, so that both parts fit the
+    same model. Without `classes` the categories are called ``0``, ``1``, ... up to the largest label; without
+    `annotators` the experts are called ``expert_0``, ``expert_1``, ...
 
     Parameters
     ----------
@@ -57,21 +58,23 @@ def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
         named = {
             key: tuple(map(str, np.atleast_1d(file[key]))) for key in ("classes", "annotators") if key in file.files
         }
-    labels = [part[key] for part in (train, test or {}) for key in ("y", "annotations") if key in part]
+    parts = [part for part in (train, test) if part is not None]
+    labels = [part[key] for part in parts for key in ("y", "annotations", "votes") if key in part]
+    columns = max((part["counts"].shape[-1] for part in parts if "counts" in part and part["counts"].ndim), default=0)
     train.setdefault("annotations", np.empty((len(np.atleast_1d(train["x"])), 0), np.int32))
     with naming(f"{path}"):
         names: dict[str, Any] = {
-            "classes": named.get("classes") or _numbered(labels),
+            "classes": named.get("classes") or _numbered(labels, columns),
             "annotators": named.get("annotators", expert_names(train["annotations"])),
         }
-        data = Annotated(**train, **names)
+        data = Annotated(**_counted(train, len(names["classes"])), **names)
     if test is None:
         return data, None
     annotated = "annotations" in test
     test.setdefault("annotations", np.full((len(np.atleast_1d(test["x"])), data.num_experts), -1, np.int32))
     with naming(f"{path}, test part"):
         # Without annotations every expert is silent there by design: nothing to warn of.
-        return data, Annotated(**test, **names, subset=not annotated)
+        return data, Annotated(**_counted(test, len(names["classes"])), **names, subset=not annotated)
 
 
 def write_npz(path: str | os.PathLike, data: Annotated, test: Annotated | None = None) -> None:
@@ -143,16 +146,30 @@ class MissingKeyError(ValueError):
 
 
 def _part(file: NpzFile, path: Path, suffix: str) -> dict[str, Any]:
-    missing = [key + suffix for key in _REQUIRED if key + suffix not in file.files]
-    if missing:
+    part = {key: file[key + suffix] for key in (*_PER_ITEM, "votes") if key + suffix in file.files}
+    if "x" not in part or not {"y", "votes", "counts"} & set(part):
         raise MissingKeyError(
-            f"{path} must hold the keys {', '.join(key + suffix for key in _REQUIRED)}, found "
-            f"{', '.join(file.files) or 'none'}; add {', '.join(missing)}."
+            f"{path} must hold the keys x{suffix}, and y{suffix} or votes{suffix} or counts{suffix}, found "
+            f"{', '.join(file.files) or 'none'}; add {'truth or votes' if 'x' in part else 'x' + suffix}."
         )
-    return {key: file[key + suffix] for key in _PER_ITEM if key + suffix in file.files}
+    if {"votes", "counts"} <= set(part):
+        raise MissingKeyError(f"{path} must hold either votes{suffix} or counts{suffix}, found both; leave one out.")
+    part.setdefault("y", np.full(len(np.atleast_1d(part["x"])), -1, np.int32))
+    return part
 
 
-def _numbered(labels: list[NDArray]) -> tuple[str, ...]:
+def _counted(part: dict[str, Any], num_categories: int) -> dict[str, Any]:
+    """Count votes."""
+    if "votes" not in part:
+        return part
+    votes, num_items = np.asarray(part["votes"]), len(np.atleast_1d(part["x"]))
+    if votes.ndim != 2 or len(votes) != num_items:
+        raise ValueError(f"`votes` must have shape ({num_items}, L), found {votes.shape}; one row an item.")
+    rest = {key: value for key, value in part.items() if key != "votes"}
+    return {**rest, "counts": vote_counts(votes, num_categories)}
+
+
+def _numbered(labels: list[NDArray], columns: int) -> tuple[str, ...]:
     # Labels that are no integers are left for Annotated to refuse.
     largest = max((int(part.max()) for part in labels if part.size and part.dtype.kind in "iu"), default=1)
     if largest >= _MOST_UNNAMED_CLASSES:
@@ -160,7 +177,7 @@ def _numbered(labels: list[NDArray]) -> tuple[str, ...]:
             f"labels must be below {_MOST_UNNAMED_CLASSES} where the file names no classes, found "
             f"{largest}; add `classes`, or put −1 where a label is missing."
         )
-    return tuple(str(category) for category in range(max(largest, 1) + 1))
+    return tuple(str(category) for category in range(max(largest + 1, columns, 2)))
 
 
 @contextlib.contextmanager
@@ -173,8 +190,10 @@ def naming(source: str) -> Iterator[None]:
 
 
 def _arrays(data: Annotated, suffix: str) -> dict[str, NDArray]:
-    if not (data.y >= 0).any():
+    if not (data.y >= 0).any() and data.counts is None:
         raise ValueError("`y` must be known for at least one item, found only −1; a file without truth cannot be read.")
+    if data.is_lazy:
+        raise ValueError("Expected items in memory to write, found a lazy source. Read them first: data.read().")
     arrays = {key: getattr(data, key) for key in _PER_ITEM if getattr(data, key) is not None}
     if suffix and (data.annotations < 0).all():
         del arrays["annotations"]  # which is how a test part without annotations is written
