@@ -13,6 +13,7 @@ from pl2d_ppl.guiding import no_guide
 from pl2d_ppl.networks import Frozen, network_for
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.train import fit
+from pl2d_ppl.validation import check_data, check_keys
 
 __all__ = ["train_classifier", "trained_network"]
 
@@ -64,12 +65,17 @@ def train_classifier(
     Raises
     ------
     ValueError
-        If data do not fit together.
+        If there are other numbers of inputs and labels, no label is known, or validation leaves nothing to train on.
     """
-    split_key, fit_key = jax.random.split(rng_key)
     x, y = np.asarray(x), np.asarray(y)
+    check_keys(rng_key)
+    check_data({"x": x, "y": y}, 1, "data")
+    if not 0 <= validation_share < 1:
+        raise ValueError(f"Expected a share of items for validation from 0 to below 1, found {validation_share}.")
+    split_key, fit_key = jax.random.split(rng_key)
     order = np.asarray(jax.random.permutation(split_key, len(x)))
-    held = int(len(x) * validation_share)
+    order = order[y[order] >= 0]  # what is unknown teaches a classifier nothing
+    held = int(len(order) * validation_share)
     parts = [{"x": x[rows], "y": y[rows]} for rows in (order[held:], order[:held])]
     num_items = len(parts[0]["x"])
     batch_size = min(batch_size, num_items)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pl2d_ppl.checkpoint import check_writable, load, written_whole
-from pl2d_ppl.data import Annotated, Votes, read_npz, standardise
+from pl2d_ppl.data import Annotated, read_npz, standardise
 from pl2d_ppl.handlers import workload
 from pl2d_ppl.methods import GuideName, build_method
 from pl2d_ppl.plots import plot_curve
@@ -178,7 +178,7 @@ def _programs(data: Annotated, settings: Mapping[str, Any]) -> tuple:
     return model, guide, training.optimizer(data.num_items)
 
 
-def standardisation(data: Annotated | Votes) -> tuple[np.ndarray, np.ndarray]:
+def standardisation(data: Annotated) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale of features, 0 and 1 of images."""
     if data.x.ndim != 2:
         return np.zeros(()), np.ones(())

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from numpyro.handlers import block
-from numpyro.infer.autoguide import AutoNormal
 
 from pl2d_ppl.baselines.l2d_pop import train_l2d_pop
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
@@ -302,8 +300,7 @@ def _learn_population(rng_key: jax.Array, task: Task) -> PopulationLearned:
 def _learn_pooled(rng_key: jax.Array, task: Task) -> PooledLearned:
     data = task.train
     membership = np.ones((1, data.num_experts)) if task.membership is None else task.membership
-    shapes = (data.num_items, data.num_categories, np.shape(membership))
-    model, guide, optimizer = _pooled(task.training.pooled_steps, shapes)
+    model, guide, optimizer = _pooled(task.training.pooled_steps)
     fit_key, draw_key = jax.random.split(rng_key)
     result = fit(
         fit_key,
@@ -320,15 +317,13 @@ def _learn_pooled(rng_key: jax.Array, task: Task) -> PooledLearned:
 
 
 @lru_cache(maxsize=32)
-def _pooled(steps: int, shapes: tuple) -> tuple:
-    """Return a program, guide and optimizer of their own for shapes: an automatic guide keeps those it saw first."""
+def _pooled(steps: int) -> tuple:
+    """Return the same program, guide and optimizer for the same number of steps: they share compilations."""
     from pl2d_ppl.guides.exact import exact
+    from pl2d_ppl.guides.normal import normal
     from pl2d_ppl.models.pooled_l2d import pooled_l2d
 
-    del shapes
-    # The guide is of what is left: that the observed sites are hidden too spares it a slow look at their gradients.
-    latent = block(pooled_l2d, hide=["z", "right", "y", "y_ai"])
-    guide = exact(pooled_l2d, ["z"], continuous=AutoNormal(latent, init_scale=0.05))
+    guide = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))
     return pooled_l2d, guide, optax.adam(optax.cosine_decay_schedule(0.02, steps))
 
 

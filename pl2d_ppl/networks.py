@@ -41,17 +41,23 @@ class Frozen:
 
     @classmethod
     def of(cls, network: nnx.Module) -> "Frozen":
-        """Freeze a module."""
-        return cls(*nnx.split(_in_evaluation(network)))
+        """Freeze a copy of a module, which may be trained on."""
+        graph, state = nnx.split(network)
+        return cls(graph, _copied(state))
 
     @property
     def module(self) -> nnx.Module:
-        """The network as a module, to go on training from."""
-        return nnx.merge(self.graph, self.state)
+        """A copy of the network as a module, in the mode that it was given in, to go on training from."""
+        return nnx.merge(self.graph, _copied(self.state))
 
     def __call__(self, x: Array) -> Array:
         """Evaluate the network."""
-        return nnx.merge(self.graph, jax.lax.stop_gradient(self.state))(x)
+        return _in_evaluation(nnx.merge(self.graph, jax.lax.stop_gradient(self.state)))(x)
+
+
+def _copied(state: Any) -> Any:
+    """Return the same arrays in variables of their own."""
+    return jax.tree.map(lambda a: a, state)
 
 
 Network = nnx.Module | Callable[..., nnx.Module] | Frozen

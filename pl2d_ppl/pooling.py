@@ -12,7 +12,6 @@ import optax
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 from numpyro.handlers import block, condition, seed, substitute, trace
-from numpyro.infer.autoguide import AutoGuide, AutoNormal
 from numpyro.primitives import Messenger
 
 from pl2d_ppl.deferral import Deferral
@@ -195,8 +194,7 @@ class PooledPeople:
         everybody = names_of(everybody, len(everybody), "person")
         fit_key, draw_key = jax.random.split(rng_key)
         shared = {name: a.mean(0) for name, a in self.draws.items() if name != self.site}
-        shapes = (np.shape(data["annotations"]), np.shape(membership), self.draws[self.site].shape[2:])
-        model, guide, optimizer = _newcomers(self.model, self.site, steps, learning_rate, shapes)
+        model, guide, optimizer = _newcomers(self.model, steps, learning_rate)
         own: dict[str, Any] = {"shared": {**shared, **self.params}, "of_newcomers": jnp.asarray(membership)}
         result = fit(
             fit_key,
@@ -224,34 +222,40 @@ class PooledPeople:
 
 
 def _draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict[str, Array]:
-    """Draw from the continuous part of a guide, an automatic one."""
+    """Draw from the continuous part of a guide."""
     guide = result.guide
     while isinstance(guide, Messenger) and guide.fn is not None:
         guide = guide.fn
     continuous = getattr(guide, "continuous", None)
-    if not isinstance(continuous, AutoGuide):
+    if continuous is None:
         raise ValueError(
-            "Expected a guide exact(model, ['z'], continuous=AutoNormal(block(model, hide=['z']))), found no automatic "
-            "guide of the continuous sites to draw from."
+            "Expected a guide exact(model, ['z'], continuous=normal(model)), found no guide of the continuous sites to "
+            "draw from."
         )
-    drawn = continuous.sample_posterior(rng_key, result.params, sample_shape=(num_samples,))
-    sites = {name for name, site in continuous.prototype_trace.items() if site["type"] == "sample"}
-    return {name: a for name, a in drawn.items() if name in sites}
+    batch = {name: jnp.zeros(a.shape, a.dtype) for name, a in result.example.items()}  # whose values do not matter
+
+    @jax.vmap
+    def draw(key: Array) -> dict[str, Array]:
+        seeded = seed(substitute(continuous, data=result.params), key)
+        with block():
+            tr = trace(seeded).get_trace(**result.programs.call(result.leaves, batch))
+        return {name: site["value"] for name, site in tr.items() if site["type"] == "sample"}
+
+    return jax.jit(draw)(jax.random.split(rng_key, num_samples))
 
 
 @lru_cache(maxsize=32)
-def _newcomers(model: Callable, site: str, steps: int, learning_rate: float, shapes: tuple) -> tuple:
-    """Return the program of newcomers, its guide and optimizer; the same objects for the same program and shapes."""
+def _newcomers(model: Callable, steps: int, learning_rate: float) -> tuple:
+    """Return the program of newcomers, its guide and optimizer; the same objects for the same program."""
     from pl2d_ppl.guides.exact import exact
-
-    del shapes  # of which an automatic guide keeps those it saw first
+    from pl2d_ppl.guides.normal import normal
 
     def newcomers(*args, shared: Mapping[str, Array], of_newcomers: Array, **kwargs) -> None:
         own = {**kwargs, "membership": of_newcomers, "num_items": None}  # who need not be in every cluster
         with block(hide_fn=lambda site: site["type"] in ("param", "mutable")):  # given, and not to be trained on
             condition(substitute(model, data=shared), data=shared)(*args, **own)
 
-    guide = exact(newcomers, ["z"], continuous=AutoNormal(block(newcomers, expose=[site]), init_scale=0.05))
+    guide = exact(newcomers, ["z"], continuous=normal(newcomers))
     return newcomers, guide, optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 from numpyro.handlers import block, seed
+from numpyro.infer.autoguide import AutoGuide
 from numpyro.primitives import Messenger
 from tqdm.auto import tqdm
 
@@ -138,7 +139,7 @@ def _set_up_autoguides(guide: Callable, rng_key: Array, batch: Mapping[str, Arra
     while isinstance(guide, Messenger) and guide.fn is not None:
         guide = guide.fn
     continuous = getattr(guide, "continuous", guide)
-    if continuous is not None:
+    if isinstance(continuous, AutoGuide):
         with block(), seed(rng_seed=rng_key):
             continuous(**batch)
 

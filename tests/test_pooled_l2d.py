@@ -618,7 +618,7 @@ X = DATA["x"]
 
 
 STEPS = Training().pooled_steps
-_, GUIDE, OPTIMIZER = _pooled(STEPS, "tests")  # those of the method
+_, GUIDE, OPTIMIZER = _pooled(STEPS)  # those of the method
 
 
 @contextmanager
@@ -643,7 +643,7 @@ def middle():
     params = dict(first.state.optim_state[1][0])
     for name in params:
         if name.endswith("_loc"):
-            params[name] = jnp.full_like(params[name], 1.0 if name == "ability_auto_loc" else 0.0)
+            params[name] = jnp.full_like(params[name], 1.0 if name == "ability_loc" else 0.0)
     state = first.state._replace(optim_state=(0 * first.state.optim_state[0], (params, OPTIMIZER.init(params))))
     return first.replace(state=state, epoch=0, history={})
 
@@ -758,7 +758,7 @@ def test_draws_have_the_moments_of_the_guide():
     names, _ = latent_sites()
     assert set(pooled.draws) == set(names)
     for name, draws in pooled.draws.items():
-        mean, sd = (np.asarray(result.params[f"{name}_auto_{part}"]) for part in ("loc", "scale"))
+        mean, sd = (np.asarray(result.params[f"{name}_{part}"]) for part in ("loc", "scale"))
         normal = np.log(draws) if name.removeprefix("ai_") in ("slope_scale", "spread") else np.asarray(draws)
         assert normal.shape == (DRAWS, *mean.shape)
         np.testing.assert_array_less(np.abs(normal.mean(0) - mean), 5 * sd / np.sqrt(DRAWS))
