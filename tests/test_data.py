@@ -20,7 +20,7 @@ from pl2d_ppl.data import Annotated, read_npz, split, standardise, write_npz
 from pl2d_ppl.simulate import drop_annotations
 
 DATA = Path(os.environ.get("PL2D_DATA", Path(__file__).parents[2] / "shared" / "data"))
-FIELDS = ("x", "y", "annotations", "group", "coarse", "counts", "classes", "annotators")
+FIELDS = ("x", "y", "annotations", "group", "coarse", "counts", "items", "classes", "annotators")
 
 
 def arguments(**changes):
@@ -273,6 +273,22 @@ def test_votes_stand_in_for_truth():
         Annotated(**arguments(counts=counts[:, :2]))
 
 
+def test_items_have_names():
+    data = Annotated(**arguments(items=["u", "v", "w", "é"]))
+    assert data.take([3, 1]).items.tolist() == ["é", "v"]
+    with pytest.raises(ValueError, match="distinct names, found 'u' more than once"):
+        Annotated(**arguments(items=["u", "v", "u", "v"]))
+    with pytest.raises(ValueError, match="each of 4 items, found 1 names"):
+        Annotated(**arguments(items=["u"]))
+
+
+def test_annotations_without_features_are_not_fed_to_a_model():
+    data = Annotated(**arguments(x=np.zeros((4, 0))))
+    assert data.summary().items == 4
+    with pytest.raises(ValueError, match="found annotations only"):
+        data.batch()
+
+
 def test_annotations_are_dropped_as_by_the_simulator():
     data, key = random_data(200), jax.random.key(3)
     dropped = data.drop_annotations(key, 0.5, at_least_one=True)
@@ -285,7 +301,8 @@ def test_annotations_are_dropped_as_by_the_simulator():
 
 @pytest.mark.parametrize("part", ["whole", "split", "unannotated test"])
 def test_round_trip(tmp_path, part):
-    data = Annotated(**arguments(coarse=[0, 0, 1, 1], group=["p", "p", "q", "q"]))
+    counts, names = np.arange(12).reshape(4, 3), ["u", "v", "w", "é"]
+    data = Annotated(**arguments(coarse=[0, 0, 1, 1], group=["p", "p", "q", "q"], counts=counts, items=names))
     test = {
         "whole": None,
         "split": data.take([0, 1]),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.data.checks import coarse_of, counts_of, features_of, group_of, indices_of, labels_of, names_of
+from pl2d_ppl.data.checks import coarse_of, counts_of, features_of, group_of, indices_of, items_of, labels_of, names_of
 from pl2d_ppl.data.source import gather, is_source, take
 from pl2d_ppl.data.summary import Summary, summarise
 from pl2d_ppl.simulate.missing import drop_annotations
@@ -28,7 +28,7 @@ class Annotated:
     ----------
     x : array, shape (N, ...), or Source
         Features, stored as float32; or a lazy source of items, such as images that are decoded when they are asked
-        for.
+        for. Of shape (N, 0) where there are annotations only.
     y : array of int, shape (N,)
         Truth, −1 where unknown; stored as int32. At least one item's truth must be known, but of votes.
     annotations : array of int, shape (N, M)
@@ -43,6 +43,8 @@ class Annotated:
         Superclass of each item, which simulated experts need; stored as int32.
     counts : array of int, shape (N, C), optional
         Number of anonymous votes for each category; stored as int32.
+    items : iterable of str, length N, optional
+        Names of the items, such as files.
     subset : bool, default False
         Whether this is a part of a data set that was checked as a whole: then no item's truth need be known,
         and an expert without annotations is no news.
@@ -68,6 +70,7 @@ class Annotated:
     annotators: tuple[str, ...]
     coarse: NDArray | None = None
     counts: NDArray | None = None
+    items: NDArray | None = None
     subset: InitVar[bool] = False
 
     def __post_init__(self, subset: bool) -> None:
@@ -87,6 +90,7 @@ class Annotated:
             "annotators": annotators,
             "coarse": None if self.coarse is None else coarse_of(self.coarse, items),
             "counts": None if self.counts is None else counts_of(self.counts, (len(x), len(classes))),
+            "items": None if self.items is None else items_of(self.items, len(x)),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the way past `frozen`
@@ -130,7 +134,7 @@ class Annotated:
             If nothing is taken, or an index is not an integer in 0..N−1.
         """
         chosen = indices_of(np.asarray(indices), self.num_items)
-        parts = {name: getattr(self, name) for name in ("y", "annotations", "group", "coarse", "counts")}
+        parts = {name: getattr(self, name) for name in ("y", "annotations", "group", "coarse", "counts", "items")}
         parts = {name: None if part is None else part[chosen] for name, part in parts.items()}
         return dataclasses.replace(self, x=take(self.x, chosen), **parts, subset=True)
 
@@ -241,13 +245,15 @@ class Annotated:
         Raises
         ------
         ValueError
-            If ``x`` is lazy.
+            If ``x`` is lazy, or there are no features.
         """
         if self.is_lazy:
             raise ValueError(
                 "Expected items in memory, found a lazy source. Read them, data.read(), or draw batches by "
                 "pl2d_ppl.data.ImagePipeline."
             )
+        if np.shape(self.x)[1:] == (0,):
+            raise ValueError("Expected features, found annotations only. Read them with features, or set x.")
         return {"x": self.x, "annotations": self.annotations, "y": self.y}
 
     def summary(self) -> Summary:

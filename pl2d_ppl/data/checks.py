@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pl2d_ppl.data.source import is_source
 
-__all__ = ["coarse_of", "counts_of", "features_of", "group_of", "indices_of", "labels_of", "names_of"]
+__all__ = ["coarse_of", "counts_of", "features_of", "group_of", "indices_of", "items_of", "labels_of", "names_of"]
 
 
 def names_of(field: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def features_of(x: Any) -> Any:
             raise ValueError("`x` must have at least one item, found an empty source; pass some items.")
         return x
     x = np.asarray(x)
-    if x.ndim == 0 or x.size == 0:
+    if x.ndim == 0 or len(x) == 0 or (x.size == 0 and x.ndim != 2):
         raise ValueError(f"`x` must have shape (N, ...) with N >= 1, found the empty shape {x.shape}; pass some items.")
     if x.dtype.kind not in "biuf":
         raise ValueError(f"`x` must hold real numbers, found dtype {x.dtype}; encode it as floats.")
@@ -127,3 +127,15 @@ def counts_of(counts: ArrayLike, shape: tuple[int, int]) -> NDArray:
             "where nobody voted put 0."
         )
     return counts.astype(np.int32, copy=False)
+
+
+def items_of(items: Iterable[str], num_items: int) -> NDArray:
+    """Check names of items."""
+    names = np.asarray([str(item) for item in items], dtype=np.str_)
+    if names.shape != (num_items,):
+        raise ValueError(f"`items` must name each of {num_items} items, found {len(names)} names; make them agree.")
+    kept, first, numbers = np.unique(names, return_index=True, return_counts=True)
+    if len(kept) < num_items:
+        again = kept[numbers > 1][np.argmin(first[numbers > 1])]
+        raise ValueError(f"`items` must be distinct names, found {str(again)!r} more than once; merge or rename them.")
+    return names

@@ -18,7 +18,7 @@ from pl2d_ppl.simulate.anonymous import vote_counts
 
 __all__ = ["read_npz", "write_npz"]
 
-_PER_ITEM = ("x", "y", "annotations", "group", "coarse", "counts")
+_PER_ITEM = ("x", "y", "annotations", "group", "coarse", "counts", "items")
 # Labels come from sensors of all sorts: a stray 2**31 must not become two thousand million class names.
 _MOST_UNNAMED_CLASSES = 10_000
 
@@ -27,9 +27,9 @@ def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
     """Read a data set, and its own test part where it has one.
 
     Keys, of which `x` is required, and `y` or votes: `x` (N, ...), `y` (N,), `annotations` (N, M), `group` (N,),
-    `coarse` (N,), anonymous votes as `counts` (N, C) or as `votes` (N, L), -1 where an item has fewer than L,
-    `classes` (C,), `annotators` (M,). All but the last two may carry the suffix ``_train``; with the suffix
-    ``_test`` they are the test part. Other keys are left alone.
+    `coarse` (N,), `items` (N,) names, anonymous votes as `counts` (N, C) or as `votes` (N, L), -1 where an item has
+    fewer than L, `classes` (C,), `annotators` (M,). All but the last two may carry the suffix ``_train``; with the
+    suffix ``_test`` they are the test part. Other keys are left alone.
 
     Without `y` no truth is known. Without `annotations` there are no experts (M = 0). A test part without
     annotations gets the experts of the training part, with all their annotations missing, so that both parts fit the
