@@ -33,7 +33,7 @@ def exact(
         that is left out is summed out of the model exactly, which gives the same evidence at less cost:
         ``exact(prob_l2d, ["z"])`` takes O(M C) an item, with ``"t"`` it takes O(M^2 C).
     continuous : callable, optional
-        A guide of the other latent sites, such as ``AutoNormal(block(model, hide=["z", "t"]))`` for priors on
+        A guide of the other latent sites, such as ``normal(model)`` for priors on
         network weights; it is run first.
     max_plate_nesting : int
         Number of batch dimensions that plates may use.

@@ -34,7 +34,7 @@ def mean_field(
         Sites of the guide; by default all discrete and Dirichlet latent sites. A discrete site that is left out is
         summed out exactly.
     continuous : callable, optional
-        A guide of the other latent sites, such as ``AutoNormal(block(model, hide=["z", "t"]))`` for priors on
+        A guide of the other latent sites, such as ``normal(model)`` for priors on
         network weights; it is run first.
     tolerance, max_sweeps : float, int
         When coordinate ascent stops; see :func:`~pl2d_ppl.coordinate.coordinate_ascent`.

@@ -90,8 +90,8 @@ def _mean(fn: dist.Distribution) -> Array:
     return jnp.where(jnp.isfinite(mean), mean, origin)
 
 
-def _check_whole(name: str, plate: str, size: int, subsample_size: int) -> None:
-    if subsample_size != size:
+def _check_whole(name: str, plate: str, size: int, subsample_size: int | None) -> None:
+    if subsample_size not in (None, size):
         raise ValueError(
             f"Expected continuous latent sites that all items share, found {name!r} in plate {plate!r}, of which "
             f"{subsample_size} of {size} are drawn a step. Give such a site a guide of its own, from a network."

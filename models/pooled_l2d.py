@@ -11,15 +11,11 @@ from flax import nnx
 from jax import Array
 from numpyro.handlers import mask, reparam
 from numpyro.infer.reparam import LocScaleReparam
-from numpyro.ops.indexing import Vindex
 
-from pl2d_ppl.models.prob_l2d import label_channel
 from pl2d_ppl.networks import Frozen, apply_network
 from pl2d_ppl.validation import check_pooling
 
 __all__ = ["pooled_l2d"]
-
-ABSENT = -1e3  # log-probability of what cannot be: exp of it is zero
 
 
 def pooled_l2d(
@@ -31,7 +27,6 @@ def pooled_l2d(
     classifier: nnx.Module | Callable[..., nnx.Module] | Frozen,
     features: nnx.Module | Callable[..., nnx.Module] | Frozen | None = None,
     sharpness: float = 20.0,
-    label_noise: float = 1e-3,
     num_items: int | None = None,
 ) -> None:
     """Generate people around the means of their clusters, whether they are right, and who decides.
@@ -44,29 +39,33 @@ def pooled_l2d(
         score_im   = person_m . [1, phi(x_i)]
         score_iM   = ai_skill . [1, log-odds of the classifier's first choice] + ai_slope . phi(x_i)
         right_im   ~ Bernoulli(sigmoid(score_im))                 observed where annotation and truth are, and of the AI
-        z_i        ~ Categorical(softmax_m(sharpness sigmoid(score_im)))       who decides, or M for the AI
-        y_i        ~ (1 - label_noise) [y_i = annotation_iz] + label_noise / C  of the AI: from its belief
-        y_ai_i     ~ Categorical(classifier(x_i)), observed as y_i
+        y_ai_i     ~ Categorical(classifier(x_i))                 observed as the truth
+        z_i        ~ Categorical(softmax_m(sharpness sigmoid(score_im)))       who should decide, or M for the AI
 
     Spread 0 is a model of clusters, a large spread one of persons without anything in common; in between people
-    borrow from one another as much as the data say, each the less, the more they have annotated. The gate compares
-    probabilities of being right, so that an offset to the AI's is a threshold on a difference of them, and one fit
-    serves every coverage. Who did not annotate an item has not decided on it: the gate is normalised over those who
-    did. Fix the spread by ``numpyro.handlers.condition(model, {"spread": ...})``, at a small number in the place of 0.
+    borrow from one another as much as the data say, each the less, the more they have annotated. Fix the spread by
+    ``numpyro.handlers.condition(model, {"spread": ...})``, at a small number in the place of 0.
+
+    Who decides is a decision, and no cause of the truth: nothing hangs on z, so that people are known from what they
+    were right in, and neither a gate nor a bound on anybody's workload changes what is believed of them. (If y were
+    read off the decider, the softmax would be asked to be calibrated as well as sharp, and would pull probabilities of
+    being right towards one another.) The gate compares probabilities of being right, so that an offset to the AI's is
+    a threshold on a difference of them, and one fit serves every coverage.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``ability``, ``slope_scale``,
     ``ai_slope_scale``, ``spread`` (2,), of the constant and of the slopes, ``ai_skill`` (2,), and, in units of their
     spread, hence ``_decentered``, ``slope`` (D,), ``ai_slope`` (D,), ``cluster_mean`` (K, 1+D), ``person`` (M, 1+D);
-    ``z``; observed ``right``, ``y``, ``y_ai``; deterministic ``ai_logits`` (N, C), ``gate_logits`` (N, M+1). The
-    guide is ``exact(model, ["z"], continuous=AutoNormal(block(model, hide=["z"])))``, and newcomers are added by
-    :class:`~pl2d_ppl.pooling.PooledPeople`.
+    ``z``; observed ``right``, ``y_ai``; deterministic ``ai_logits`` (N, C), ``gate_logits`` (N, M+1). The guide is
+    ``exact(model, ["z"], continuous=normal(model))``, and newcomers are added by
+    :class:`~pl2d_ppl.pooling.PooledPeople`. It is a mean field: people are about as sure as by MCMC, the means of
+    clusters of few people are taken for surer than they are.
 
     Parameters
     ----------
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M), optional
-        What people said, -1 where missing. Without them, as at prediction, everybody may be asked.
+        What people said, -1 where missing.
     y : array of int, shape (N,), optional
         Truth, -1 where unknown: such an item says nothing here.
     membership : array, shape (K, M)
@@ -79,8 +78,6 @@ def pooled_l2d(
         1 / C, and the largest of them, less one half.
     sharpness : float
         Inverse temperature of the gate: how sure it is that the likelier to be right should decide.
-    label_noise : float
-        Probability that the truth is drawn at random instead of read off the decider.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against the priors.
     """
@@ -118,17 +115,12 @@ def pooled_l2d(
     known = truth >= 0
     judged = known & jnp.pad(said >= 0, ((0, 0), (0, 1)), constant_values=True)
     answers = jnp.concatenate([said, ai_logits.argmax(-1, keepdims=True)], axis=1)
-    ai_belief = jax.lax.stop_gradient(jax.nn.log_softmax(ai_logits, -1))[:, None]
-    belief_logits = jnp.concatenate([label_channel(ai_logits.shape[1], label_noise)[said], ai_belief], axis=1)
-    may_decide = judged | ~known
 
     with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
-        asked = (gate_logits + jnp.where(may_decide, 0.0, ABSENT))[:, None]
-        z = numpyro.sample("z", dist.Categorical(logits=asked), infer={"enumerate": "parallel"})
+        # Without a gradient, which would move what is believed of people towards the bounds of a workload.
+        decision = dist.Categorical(logits=jax.lax.stop_gradient(gate_logits)[:, None])
+        numpyro.sample("z", decision, infer={"enumerate": "parallel"})
         with mask(mask=known):
-            # What everybody says is known here, so that y may be read off the decider, without a plate of experts.
-            decided = dist.Categorical(logits=Vindex(belief_logits[:, None])[..., z, :])
-            numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=jnp.maximum(truth, 0))
         with numpyro.plate("expert", num_people + 1, dim=-1):
             with mask(mask=judged):

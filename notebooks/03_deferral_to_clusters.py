@@ -26,9 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import optax
-from numpyro.handlers import block
 from numpyro.infer import SVI, TraceEnum_ELBO
-from numpyro.infer.autoguide import AutoNormal
 from sklearn.datasets import load_digits
 
 from pl2d_ppl import MLP, fit, fit_clusters, to_datatree, workload
@@ -38,6 +36,7 @@ from pl2d_ppl.data import Annotated
 from pl2d_ppl.deferral import Deferral
 from pl2d_ppl.empirical import membership_draws
 from pl2d_ppl.guides.exact import exact
+from pl2d_ppl.guides.normal import normal
 from pl2d_ppl.models.cluster_l2d import cluster_l2d
 from pl2d_ppl.models.pooled_l2d import pooled_l2d
 from pl2d_ppl.place_people import place_people
@@ -164,14 +163,13 @@ show("given draws", day.follow(fitted.fit_policy(lower, upper)))
 # compares the probabilities that people, and the AI, are right.
 
 # %%
-latent = block(pooled_l2d, hide=["z"])
-pooled_guide = exact(pooled_l2d, ["z"], continuous=AutoNormal(latent, init_scale=0.05))
+pooled_guide = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))
 pooled_fit = fit(
     next(keys),
     pooled_l2d,
     pooled_guide,
     data,
-    optax.adam(optax.cosine_decay_schedule(0.02, STEPS)),
+    optax.adam(optax.cosine_decay_schedule(0.05, STEPS)),
     epochs=STEPS,
     batch_size=100,
     arguments={**given, "classifier": ai},
@@ -223,14 +221,14 @@ plt.show()
 
 # %%
 alike = numpyro.handlers.condition(pooled_l2d, {"spread": np.full(2, 1e-3, np.float32)})
-alike_guide = exact(alike, ["z"], continuous=AutoNormal(block(alike, hide=["z"]), init_scale=0.05))
+alike_guide = exact(alike, ["z"], continuous=normal(alike))
 arguments = {**given, "classifier": ai}
 alike_fit = fit(
     next(keys),
     alike,
     alike_guide,
     data,
-    optax.adam(0.02),
+    optax.adam(optax.cosine_decay_schedule(0.05, STEPS)),
     epochs=STEPS,
     batch_size=100,
     arguments=arguments,

@@ -158,7 +158,7 @@ def _check_match(model_trace: Mapping[str, dict], guide_trace: Mapping[str, dict
     if missing:
         raise ValueError(
             f"Expected a guide of the continuous latent sites {missing}, found none: they would be drawn from their "
-            "priors. Pass continuous=AutoNormal(block(model, hide=[names of the discrete sites])) to the guide."
+            "priors. Pass continuous=normal(model), of pl2d_ppl.guides.normal, to the guide."
         )
     for name, site in ours.items():
         if site["infer"].get("enumerate") != "parallel" and not (is_dirichlet(site["fn"]) or site["fn"].has_rsample):

@@ -206,7 +206,7 @@ class _Resolve(Messenger):
             raise ValueError(
                 f"Expected discrete or Dirichlet latent sites, found {name!r} ~ {type(fn).__name__} without a value. "
                 "Give the guide a guide of the continuous sites: "
-                "continuous=AutoNormal(block(model, hide=[names of the discrete sites]))."
+                "continuous=normal(model), of pl2d_ppl.guides.normal."
             )
 
 

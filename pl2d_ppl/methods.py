@@ -324,7 +324,7 @@ def _pooled(steps: int) -> tuple:
     from pl2d_ppl.models.pooled_l2d import pooled_l2d
 
     guide = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))
-    return pooled_l2d, guide, optax.adam(optax.cosine_decay_schedule(0.02, steps))
+    return pooled_l2d, guide, optax.adam(optax.cosine_decay_schedule(0.05, steps))
 
 
 def _check(name: str, task: Task) -> None:

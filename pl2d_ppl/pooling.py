@@ -90,13 +90,9 @@ class PooledPeople:
         if result.programs.batched:
             raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
         arguments = result.programs.call(result.leaves, {})
+        _check_found("membership", arguments)
         draws = _draw_continuous(rng_key, result, num_samples)
-        for name, found in {"membership": arguments, site: draws}.items():
-            if name not in found:
-                raise ValueError(
-                    f"Expected a fit of pooled_l2d, with arguments={{'membership': ...}}, found no {name} in it, but "
-                    f"{sorted(found)}."
-                )
+        _check_found(site, draws)
         names = names_of(people, jnp.shape(arguments["membership"])[1], "person")
         return cls(result.model, result.params, arguments, draws, names, site)
 
@@ -219,6 +215,14 @@ class PooledPeople:
 
     def _given(self) -> tuple:
         return self.params, dict(self.draws), self.arguments
+
+
+def _check_found(name: str, found: Mapping[str, Any]) -> None:
+    if name not in found:
+        raise ValueError(
+            f"Expected a fit of pooled_l2d, with arguments={{'membership': ...}}, found no {name} in it, but "
+            f"{sorted(found)}."
+        )
 
 
 def _draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict[str, Array]:

@@ -407,9 +407,9 @@ def test_a_continuous_site_needs_a_guide(program):
         numpyro.sample("w", dist.Normal())
         model(*args)
 
-    with pytest.raises(ValueError, match=r"found 'w' ~ Normal without a value.*continuous=AutoNormal"):
+    with pytest.raises(ValueError, match=r"found 'w' ~ Normal without a value.*continuous=normal"):
         OURS.loss(KEY, {}, with_weight, mean_field(with_weight), *data)
-    with pytest.raises(ValueError, match=r"continuous latent sites \['w'\].*continuous=AutoNormal"):
+    with pytest.raises(ValueError, match=r"continuous latent sites \['w'\].*continuous=normal"):
         OURS.loss(KEY, {}, with_weight, nothing, *data)
 
 
