@@ -47,9 +47,9 @@ def cluster_l2d(
         y_i       ~ (1 - label_noise) [y_i = t_iw] + label_noise / C
         y_ai_i    ~ Categorical(classifier(x_i)), observed as y_i: it trains an AI that is not frozen
 
-    Without ``experts`` there is no model of what people would say: t is the annotation where there is one, and who
-    did not annotate an item cannot be the one who decides on it. Rows of Omega+ are normalised over those who did, and
-    the gate over the clusters of which somebody did.
+    Without ``experts`` there is no model of what people would say, and no t: y is read off the annotation of who
+    decides, at a cost linear in people, and who did not annotate an item cannot be the one who decides on it. Rows of
+    Omega+ are normalised over those who did, and the gate over the clusters of which somebody did.
 
     The guide is q(w) q(v | w), exact: ``exact(model, ["w", "v"])``, and ``workload`` on ``w`` bounds people, the AI
     last; ``exact(model, ["v", "w"])`` is the same posterior, with ``workload`` on ``v`` for clusters.
@@ -100,7 +100,7 @@ def cluster_l2d(
     said = jnp.pad(said, ((0, 0), (0, 1)), constant_values=-1)  # the AI is never observed
     ai_belief = ai_logits if gate_trains_classifier else jax.lax.stop_gradient(ai_logits)
     if expert_logits is None:
-        belief_logits = _as_annotated(said, ai_belief)
+        answer_logits = _answers(said, ai_belief, label_noise)
     else:
         belief_logits = jnp.concatenate([expert_logits, ai_belief[:, None]], axis=1)
         belief_logits = numpyro.deterministic("belief_logits", belief_logits)
@@ -116,23 +116,29 @@ def cluster_l2d(
         v = numpyro.sample("v", dist.Categorical(logits=asked), infer={"enumerate": "parallel"})
         shares = dist.Categorical(logits=Vindex(share_logits[:, None])[..., v, :])
         w = numpyro.sample("w", shares, infer={"enumerate": "parallel"})
-        with numpyro.plate("expert", num_people + 1, dim=-1):
-            t = numpyro.sample("t", dist.Categorical(logits=belief_logits), infer={"enumerate": "parallel"})
-            with mask(mask=said >= 0):
-                recorded = dist.Categorical(logits=label_channel(num_categories, EXACT)[t])
-                numpyro.sample("annotation", recorded, obs=jnp.maximum(said, 0))
-            with mask(mask=known & (w == jnp.arange(num_people + 1))):
-                decided = dist.Categorical(logits=label_channel(num_categories, label_noise)[t])
+        if expert_logits is None:
+            with mask(mask=known):
+                decided = dist.Categorical(logits=Vindex(answer_logits[:, None])[..., w, :])
                 numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
+        else:
+            with numpyro.plate("expert", num_people + 1, dim=-1):
+                t = numpyro.sample("t", dist.Categorical(logits=belief_logits), infer={"enumerate": "parallel"})
+                with mask(mask=said >= 0):
+                    recorded = dist.Categorical(logits=label_channel(num_categories, EXACT)[t])
+                    numpyro.sample("annotation", recorded, obs=jnp.maximum(said, 0))
+                with mask(mask=known & (w == jnp.arange(num_people + 1))):
+                    decided = dist.Categorical(logits=label_channel(num_categories, label_noise)[t])
+                    numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
         with mask(mask=known):
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=jnp.maximum(truth, 0))
 
 
-def _as_annotated(said: Array, ai_belief: Array) -> Array:
-    """Say of everybody that they would say what they said, shape (N, M+1, C); of who said nothing, anything."""
-    is_said = said[:, :-1, None] == jnp.arange(ai_belief.shape[1])
-    certain = jnp.where(is_said | (said[:, :-1, None] < 0), 0.0, ABSENT)
-    return jnp.concatenate([certain, ai_belief[:, None]], axis=1)
+def _answers(said: Array, ai_belief: Array, label_noise: float) -> Array:
+    """Logits of the truth if somebody decides, shape (N, M+1, C); of who said nothing, of anything."""
+    num_categories = ai_belief.shape[1]
+    people = jnp.where(said[:, :-1, None] >= 0, label_channel(num_categories, label_noise)[said[:, :-1]], 0.0)
+    ai = jnp.log((1.0 - label_noise) * jax.nn.softmax(ai_belief, -1) + label_noise / num_categories)
+    return jnp.concatenate([people, ai[:, None]], axis=1)
 
 
 def _shares(membership: Array, may_decide: Array | None) -> tuple[Array, Array]:

@@ -186,9 +186,9 @@ def test_evidence_and_marginals_equal_enumeration(precision, modelled):
         close(evidence, expected["log_evidence"].sum())
         close(found["v"][:, 0], expected["v"])
         close(found["w"][:, 0], expected["w"])
-        part = ~np.isnan(expected["t"])
-        assert part.all() == (modelled or "complete" in kind)
-        close(found["t"][part], expected["t"][part])
+        assert ("t" in found) == modelled
+        if modelled:
+            close(found["t"], expected["t"])
 
 
 @pytest.mark.parametrize(
@@ -690,8 +690,9 @@ def test_tree_has_the_marginals_of_enumeration(order):
     np.testing.assert_allclose(found["v_probs"], expected["v"], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found["w_probs"], expected["w"], rtol=1e-3, atol=1e-5)
     assert found["w_probs"].dims == ("item", "expert")
-    part = ~np.isnan(expected["t"])
-    np.testing.assert_allclose(found["t_probs"].values[part], expected["t"][part], rtol=1e-3, atol=1e-5)
+    assert ("t_probs" in found) == modelled
+    if modelled:
+        np.testing.assert_allclose(found["t_probs"], expected["t"], rtol=1e-3, atol=1e-5)
     # Draws: jointly, within six standard errors.
     v, w = (tree["posterior"][site].values[0] for site in ("v", "w"))
     share = np.einsum("siv,siw->ivw", np.eye(CLUSTERS + 1)[v], np.eye(PEOPLE + 1)[w]) / len(v)
@@ -888,19 +889,12 @@ def large_posterior(case):
 @SLOW
 @pytest.mark.usefixtures("thorough_compilation")
 def test_three_hundred_people():
-    case, gradient, memory = large_step(300)
+    case, gradient, _ = large_step(300)
     posterior, gate = large_posterior(case)
     np.testing.assert_allclose(gradient, posterior - gate, rtol=1e-3, atol=1e-5)
-    # One table of items by people by people, in bytes: nothing of it for every cluster or category.
-    assert memory < 1.5 * 4 * 64 * 301**2
 
 
 @SLOW
 @pytest.mark.usefixtures("thorough_compilation")
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the mask of y, w == m, is a table of items by people by people: quadratic",
-)
 def test_memory_is_linear_in_people():
     assert large_step(300)[2] < 2.5 * large_step(150)[2]
