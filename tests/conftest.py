@@ -15,6 +15,9 @@ class Precision(NamedTuple):
     rtol: float
 
 
+# Half of the time of a test goes into optimisations of XLA's that tiny programs do not need.
+jax.config.update("jax_disable_most_optimizations", True)
+
 MOST_MAPS = 30_000  # of memory; the system allows a process some 65,000, and XLA's compiler crashes beyond
 
 
@@ -25,6 +28,14 @@ def _forget_compiled_programs():
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_text().splitlines()) > MOST_MAPS:
         jax.clear_caches()
+
+
+@pytest.fixture
+def thorough_compilation():
+    """Compile with all optimisations: for thousands of steps it pays."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 PRECISIONS = {"float32": Precision("float32", 1e-4), "float64": Precision("float64", 1e-9)}

@@ -34,14 +34,6 @@ KEY = jax.random.key(0)
 SITES = ["u", "z"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 class Lookup(nnx.Module):
     """Networks that look their logits up at x, the number of the item."""
 

@@ -30,22 +30,6 @@ LOG_ZERO = -1e29  # what counts as impossible
 SLOW = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture
-def thorough_compilation():
-    """For thousands of steps it pays."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 # --- By brute force ---------------------------------------------------------------------------------------
 
 

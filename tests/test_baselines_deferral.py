@@ -29,15 +29,6 @@ KEY = jax.random.key(0)
 M, C = 2, 3
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    """Half of XLA's time goes into optimisations that tiny programs do not need."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 # Oracles: the published losses, item by item, in float64
 
 

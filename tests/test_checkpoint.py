@@ -34,13 +34,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
+def _let_coroutines_end():
     yield
     time.sleep(0.2)
     gc.collect()  # what is left of orbax's coroutines goes here
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Regularised(nnx.Module):

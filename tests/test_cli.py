@@ -4,7 +4,6 @@ import gc
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -22,14 +21,6 @@ COMMANDS = {
     "onboard": ["--context", "--methods", "--own-items", "--replaced"],
 }
 TINY = ["--steps", "4", "--batch-size", "16", "--coverages", "0,1", "--method", "naive"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def pl2d(*args):

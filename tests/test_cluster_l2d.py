@@ -36,21 +36,6 @@ MODES = [pytest.param(True, id="experts"), pytest.param(False, id="masked")]
 HARD = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture
-def thorough_compilation():
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 # --- Problems ---------------------------------------------------------------------------------------------
 
 

@@ -21,14 +21,6 @@ TINY = Training(hidden=(8,), steps=6, batch_size=16)
 NAMES = {"classes": ("a", "b", "c"), "annotators": ("p", "q")}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def toy(seed=0, num_items=48, missing=0.3):
     """Blobs; the first expert is right, the second guesses."""
     rng = np.random.default_rng(seed)

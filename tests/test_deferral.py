@@ -26,14 +26,6 @@ SIZES = ((200, 2, 1), (500, 4, 6), (1000, 6, 12), (2000, 3, 3))  # items, option
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def random_gate(rng, num_items, num_options):
     """From timid to sure, with options that are preferred on average."""
     scale = rng.choice([0.3, 1.0, 3.0, 8.0])

@@ -39,14 +39,6 @@ ITEMS, TRAINING, CATEGORIES, STAFF = 80, 30, 3, 6
 TEST = ITEMS // 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def some_options(**changes):
     return OnboardingOptions(**{"methods": ("two-stage",), "training": Training(hidden=(8,), steps=4), **changes})
 

@@ -37,14 +37,6 @@ TINY = 1e-9
 CATEGORIES = 3
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 # --- The program in numpy ---------------------------------------------------------------------------------
 
 

@@ -21,14 +21,6 @@ KEY = jax.random.key(0)
 NETWORKS = {"gating": partial(MLP, 4, (8,), 3), "classifier": partial(MLP, 4, (), 5)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def program(x, y=None, who=None, *, gating, classifier):
     gate_logits = numpyro.deterministic("gate_logits", nnx_module("gating", instantiate(gating))(x))
     ai_logits = numpyro.deterministic("ai_logits", nnx_module("classifier", instantiate(classifier))(x))

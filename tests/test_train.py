@@ -31,15 +31,6 @@ FREE = np.zeros(3), np.ones(3)
 HALF = np.array([0.0, 0.0, 0.5]), np.array([1.0, 1.0, 0.5])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    """Half of XLA's time goes into optimisations that tiny programs do not need."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture
 def compiled():
     """Names of the functions that are compiled meanwhile."""
