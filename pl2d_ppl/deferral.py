@@ -13,14 +13,12 @@ from scipy.special import log_softmax
 
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.decisions import evaluate_decisions
+from pl2d_ppl.deferral_checks import MANY, check_bounds_of_day, check_parts, check_probs, chosen_names
 from pl2d_ppl.offsets import GATE_FLOOR, Policy, argmax_policy
-from pl2d_ppl.people import TOLERANCE, listed, names_of
-from pl2d_ppl.projection import SLACK, check_bounds
+from pl2d_ppl.people import listed, names_of
 from pl2d_ppl.validation import check_keys, check_membership
 
 __all__ = ["Deferral"]
-
-MANY = 20  # names in a message, where they say what to pass
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +61,7 @@ class Deferral:
                 raise ValueError(f"Expected {name} as a matrix that is not empty, found shape {array.shape}.")
             object.__setattr__(self, name, array)  # the way past `frozen`
         object.__setattr__(self, "people", names_of(self.people, self.people_probs.shape[1] - 1, "person"))
-        _check_parts(self.log_gate, self.ai, self.people_probs)
+        check_parts(self.log_gate, self.ai, self.people_probs)
 
     @classmethod
     def of(cls, gate: Any, ai: Any, *, membership: Any = None, people: Sequence[Any] | None = None) -> "Deferral":
@@ -96,7 +94,7 @@ class Deferral:
         UserWarning
             If a cluster has no members, in any draw: its share goes to the others.
         """
-        gate, ai = _check_probs("gate", gate), _check_probs("ai", ai)
+        gate, ai = check_probs("gate", gate), check_probs("ai", ai)
         num_clusters = gate.shape[1] - 1
         if num_clusters < 1:
             raise ValueError(f"Expected a gate over an option besides the AI at least, found shape {gate.shape}.")
@@ -213,10 +211,10 @@ class Deferral:
             If the bounds are of the wrong length, or if those who are present cannot meet them.
         """
         if not of_options:
-            low, high = _check_bounds_of_day(lower, upper, self.people, self.staff)
+            low, high = check_bounds_of_day(lower, upper, self.people, self.staff)
             return argmax_policy(self.log_gate, self.people_probs, low, high)
         is_open = self.people_probs.any(1)
-        low, high = _check_bounds_of_day(lower, upper, [f"option {v}" for v in range(len(is_open) - 1)], is_open)
+        low, high = check_bounds_of_day(lower, upper, [f"option {v}" for v in range(len(is_open) - 1)], is_open)
         policy = argmax_policy(self.log_gate, np.diag(1.0 * is_open), low, high)
         return policy._replace(people_probs=self.people_probs)
 
@@ -354,7 +352,7 @@ class Deferral:
         if behind_one.shape[0] == behind_one.shape[1] and not behind_one[~np.eye(len(behind_one), dtype=bool)].any():
             return {}  # that somebody is absent is no news
         everybody = (*self.people, "AI")
-        behind = {v: _chosen(everybody, row > 0) for v, row in enumerate(self.people_probs) if row.any()}
+        behind = {v: chosen_names(everybody, row > 0) for v, row in enumerate(self.people_probs) if row.any()}
         return {v: f"option {v} ({listed(names)})" for v, names in behind.items()}
 
     def _check_staff(self, staff: Any) -> NDArray[np.bool_]:
@@ -376,8 +374,8 @@ class Deferral:
         able = self.staff[:-1]
         if not (present & able).any():
             raise ValueError(
-                f"Expected somebody present, of {listed(_chosen(self.people, able))}, found nobody. Without people the "
-                "AI decides."
+                f"Expected somebody present, of {listed(chosen_names(self.people, able))}, found nobody. Without "
+                "people the AI decides."
             )
         return present
 
@@ -407,73 +405,3 @@ def _close_empty(
         message = f"Nobody is behind {', '.join(closed)}: their share goes to the others."
         warnings.warn(message, UserWarning, stacklevel=3)  # at the line that called a method
     return log_softmax(np.where(is_empty, -np.inf, log_gate), 1), weights / np.where(is_empty[:, None], 1.0, totals)
-
-
-def _check_probs(name: str, probs: Any) -> NDArray[np.floating]:
-    probs = np.asarray(probs, float)
-    if probs.ndim != 2 or 0 in probs.shape:
-        raise ValueError(f"Expected {name} of shape (N, ...), one row an item, found {probs.shape}.")
-    bad = ~(np.abs(probs.sum(1) - 1) <= TOLERANCE) | ~(probs >= 0).all(1)  # NaN too
-    if bad.any():
-        item = int(bad.argmax())
-        raise ValueError(
-            f"Expected {name} as probabilities that sum to one in every row, found {probs[item].round(4).tolist()} for "
-            f"item {item}. Pass probabilities, not logits."
-        )
-    return probs
-
-
-def _check_parts(log_gate: NDArray, ai: NDArray, people_probs: NDArray) -> None:
-    """Check the parts of a deferral against each other."""
-    num_options = len(people_probs)
-    if log_gate.shape[1] != num_options or len(ai) != len(log_gate):
-        raise ValueError(
-            f"Expected log_gate of shape ({len(ai)}, {num_options}), one row an item of ai and one column a row of "
-            f"people_probs, found {log_gate.shape}."
-        )
-    is_open = people_probs.any(1)
-    if not np.isfinite(log_gate[:, is_open]).all() or not (log_gate[:, ~is_open] == -np.inf).all():
-        raise ValueError(
-            "Expected log_gate that is finite where an option is open, and -inf on all items where its row of "
-            "people_probs is zero, found otherwise. Make deferrals of probabilities with Deferral.of."
-        )
-    if not (people_probs >= 0).all() or not np.allclose(people_probs.sum(1)[is_open], 1.0, atol=TOLERANCE):
-        raise ValueError(f"Expected people_probs with rows that sum to one, found {people_probs.sum(1).tolist()}.")
-    alone = np.eye(people_probs.shape[1])[-1]
-    if not np.array_equal(people_probs[-1], alone * is_open[-1]) or people_probs[:-1, -1].any():
-        raise ValueError(
-            f"Expected the AI alone in the last row and column of people_probs, found row {people_probs[-1].tolist()} "
-            f"and column {people_probs[:, -1].tolist()}."
-        )
-
-
-def _check_bounds_of_day(
-    lower: ArrayLike, upper: ArrayLike, names: Sequence[str], is_able: NDArray[np.bool_]
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Check bounds on shares against who can decide: named ones, and the AI last."""
-    low, high = np.asarray(lower, float), np.asarray(upper, float)
-    for bound, name in ((low, "lower"), (high, "upper")):
-        if bound.shape != is_able.shape:
-            raise ValueError(
-                f"Expected {len(is_able)} {name} bounds, one for each of {listed(names, MANY)}, then the AI, found "
-                f"shape {bound.shape}."
-            )
-    check_bounds(low, high)
-    everybody = (*names, "AI")
-    is_asked = (low > 0) & ~is_able
-    if is_asked.any():
-        raise ValueError(
-            f"Expected lower bounds of 0 for those who are absent, found {low[is_asked].tolist()} for "
-            f"{listed(_chosen(everybody, is_asked), MANY)}. Lower them."
-        )
-    most = high[is_able].sum()
-    if most < 1 - SLACK:
-        raise ValueError(
-            f"Expected upper bounds of those who are present that sum to at least 1, found {most:.6g} over "
-            f"{listed(_chosen(everybody, is_able), MANY)}: somebody must decide every item. Raise them."
-        )
-    return low, high
-
-
-def _chosen(names: Sequence[str], which: NDArray[np.bool_]) -> list[str]:
-    return [name for name, chosen in zip(names, which, strict=True) if chosen]
