@@ -195,17 +195,17 @@ plt.show()
 
 # %% [markdown]
 # ## Somebody new
-# Gus joins; he errs as often as Ann. He starts at the mean of the cluster that he is placed in (here: we know nothing,
-# a third in each), and moves as his annotations arrive. Nobody else's posterior changes, and nothing is trained anew.
+# Gus joins; he errs as often as Ann. As his annotations arrive he is placed among the clusters, starts at the mean of
+# those that he may be of, and moves from there. Nobody else's posterior changes, and nothing is trained anew.
 
 # %%
 gus = instance_dependent_experts(next(keys), x, y, 10, [0.05])
 fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 for i, number in enumerate([0, 10, 30, 100]):
     annotations = np.where(np.arange(100)[:, None] < number, gus[context], -1)
-    new = people.join(
-        jax.random.key(number), {**data, "annotations": annotations}, np.full((3, 1), 1 / 3), people=["Gus"]
-    )
+    votes = vote_counts(said[context], 10)
+    placed = place_people(jax.random.key(number), run, x[context], votes, annotations, people=["Gus"], voted=False)
+    new = people.join(jax.random.key(number), {**data, "annotations": annotations}, placed.soft, people=["Gus"])
     skill = 1 / (1 + np.exp(-new.values("person", x[:1])[:, -1, 0]))
     low, middle, high = np.quantile(skill, [0.05, 0.5, 0.95])
     ax.errorbar(i, middle, yerr=[[middle - low], [high - middle]], fmt="o", capsize=4, color="C0")
@@ -217,16 +217,16 @@ plt.show()
 # %% [markdown]
 # ## Change the prior
 # How far people may be from their cluster is a prior, and an edit of the program; here it is fixed without editing the
-# file, by conditioning: without spread, people are their cluster.
+# file, by conditioning: with a large spread, people have nothing in common, and everybody is what they annotated.
 
 # %%
-alike = numpyro.handlers.condition(pooled_l2d, {"spread": np.full(2, 1e-3, np.float32)})
-alike_guide = exact(alike, ["z"], continuous=normal(alike))
+apart = numpyro.handlers.condition(pooled_l2d, {"spread": np.array([3.0, 1.0], np.float32)})
+apart_guide = exact(apart, ["z"], continuous=normal(apart))
 arguments = {**given, "classifier": ai}
-alike_fit = fit(
+apart_fit = fit(
     next(keys),
-    alike,
-    alike_guide,
+    apart,
+    apart_guide,
     data,
     optax.adam(optax.cosine_decay_schedule(0.05, STEPS)),
     epochs=STEPS,
@@ -234,7 +234,7 @@ alike_fit = fit(
     arguments=arguments,
     progress=False,
 )
-for label, found in (("learned spread", pooled_fit), ("none", alike_fit)):
+for label, found in (("learned spread", pooled_fit), ("large", apart_fit)):
     skills = PooledPeople.of(jax.random.key(0), found).values("person", x[:1])[:, :, 0].mean(0)
     print(f"{label:<16} log-odds that each is right:", dict(zip(NAMES, skills.round(2).tolist(), strict=True)))
 
