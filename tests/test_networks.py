@@ -111,6 +111,17 @@ def test_mlp_dropout_is_on_in_training_and_off_in_evaluation():
     np.testing.assert_array_equal(network(X), network(X))
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (1, 1), (2, 3)])
+def test_convolutions_are_those_of_flax(shape):
+    """Of networks of one layer, on images of even and odd sides."""
+    network = ConvNet(2, (5,), 3, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (4, *shape, 2))
+    network.norms[0].mean[...], network.norms[0].var[...] = jnp.arange(5.0), 1.0 + jnp.arange(5.0)
+    network = nnx.view(network, use_running_average=True, raise_if_not_found=False)
+    expected = nnx.relu(network.norms[0](network.convs[0](x))).mean((1, 2))
+    np.testing.assert_allclose(network(x), network.head(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_conv_net_has_its_shape():
     network = ConvNet(2, (4, 5), (2, 3), rngs=nnx.Rngs(0))
     assert network(IMAGES).shape == (6, 2, 3)
