@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from pl2d_ppl.curve import evaluate_curve
+from pl2d_ppl.data import EncodedImages, Part, read_images
 from pl2d_ppl.methods import METHODS
 from pl2d_ppl.onboard_command import PUBLISHED
 from pl2d_ppl.onboarding import (
@@ -43,6 +44,8 @@ from pl2d_ppl.training import Training
 OUT = Path("outputs/onboarding.jsonl")
 CELL = ("data", "people", "items", "own", "gate", "hidden", "replaced")
 HIDDEN = [128, 128]
+IMAGES = 16_000  # that two cores bear, of CIFAR-100 in its 20 superclasses
+CHANNELS = (32, 64, 128)  # of an AI of images
 
 
 def load(name: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -54,10 +57,11 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray, int]:
         return loaded.data, loaded.target, 10
     folder = Path(os.environ.get("PL2D_DATA", "../shared/data"))
     if name == "cifar100_images":
-        parts = [np.load(folder / f"{name}_{i}.npz") for i in (0, 1)]
-        x = np.concatenate([part["x"] for part in parts]).astype(np.float32) / 255.0
-        y = np.concatenate([part["y"] for part in parts])
-        return 4.0 * x - 2.0, y, int(y.max()) + 1
+        paths = [folder / f"{name}_{i}.npz" for i in (0, 1)]
+        y = np.concatenate([np.load(path)["coarse_label"] for path in paths]).astype(int)
+        chosen = np.random.default_rng(0).permutation(len(y))[:IMAGES]
+        x = read_images(Part(EncodedImages.read_npz(*paths), chosen))
+        return 4.0 * x.astype(np.float32) / 255.0 - 2.0, y[chosen], int(y.max()) + 1
     with np.load(folder / f"{name}.npz") as file:
         return file["x_train"], file["y_train"], len(file["classes"])
 
@@ -126,6 +130,7 @@ def run(name: str, people: int, arguments: argparse.Namespace) -> None:
                     replaced=1.0,
                     gate_input=gate,
                     methods=methods,
+                    hidden=CHANNELS if x.ndim == 4 else (128,),
                     training=Training(steps=400, hidden=tuple(arguments.hidden)),
                 )
                 for seed in range(arguments.seeds):

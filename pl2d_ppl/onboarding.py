@@ -64,6 +64,8 @@ class OnboardingOptions:
         Out of :data:`~pl2d_ppl.methods.METHODS`.
     training : Training
         Of the gates.
+    hidden : tuple of int
+        Widths of the hidden layers of the AI and of the cluster networks; of images, channels of the convolutions.
     cluster_steps, ai_steps : int
         Steps of the cluster networks, and of the AI.
     training_items, test_items, unlabelled_items : int
@@ -81,6 +83,7 @@ class OnboardingOptions:
     coverages: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     methods: tuple[str, ...] = METHODS
     training: Training = dataclasses.field(default_factory=lambda: Training(steps=400))
+    hidden: tuple[int, ...] = (128,)
     cluster_steps: int = 1000
     ai_steps: int = 2000
     training_items: int = 20000
@@ -237,7 +240,13 @@ def set_up_firm(
     rates = np.asarray(options.rates)[groups]
     annotations = instance_dependent_experts(people_key, x.reshape(len(x), -1), y, num_categories, rates)
     classifier = train_classifier(
-        ai_key, x[:num_training], y[:num_training], num_categories, steps=options.ai_steps, progress=progress
+        ai_key,
+        x[:num_training],
+        y[:num_training],
+        num_categories,
+        hidden=options.hidden,
+        steps=options.ai_steps,
+        progress=progress,
     )
     run = None
     if {"cluster-soft", "cluster-hard", "pooled"} & set(options.methods):
@@ -250,7 +259,7 @@ def set_up_firm(
             program=options.program,
             num_people=options.people,
             alphas=(options.alpha,),
-            training=ClusterTraining(steps=options.cluster_steps),
+            training=ClusterTraining(hidden=options.hidden, steps=options.cluster_steps),
             progress=progress,
         )
         run = runs[0]
