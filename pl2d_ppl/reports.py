@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from pl2d_ppl.checkpoint import written_whole
 from pl2d_ppl.curve import coverage_curve
 from pl2d_ppl.data import Annotated, split, standardise
-from pl2d_ppl.simulate import drop_annotations, superclass_experts
+from pl2d_ppl.simulate import drop_annotations, simulate_people
 
 __all__ = ["SIMULATED_EXPERTS", "prepare_split", "read_report", "run_seeds", "versions", "write_json"]
 
@@ -89,15 +90,9 @@ def _simulate(
         raise ValueError(
             "Expected annotations of at least one expert, found none, and no coarse labels to simulate experts from."
         )
-    superclasses = np.unique(train.coarse)
-    expertise = [part.tolist() for part in np.array_split(superclasses, num_experts)]
+    known = [own.tolist() for own in np.array_split(np.unique(train.coarse), num_experts)]
     logger.warning("There are no annotations: %d superclass experts are simulated.", num_experts)
-
-    def annotate(part_key: jax.Array, part: Annotated) -> Annotated:
-        assert part.coarse is not None
-        said = superclass_experts(part_key, part.y, part.coarse, part.num_categories, expertise)
-        return part.replace_annotations(said)
-
+    annotate = partial(simulate_people, kind="superclass", expertise=known)
     train_key, test_key = jax.random.split(key)
     return annotate(train_key, train), None if test is None else annotate(test_key, test)
 

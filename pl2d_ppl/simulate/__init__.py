@@ -3,6 +3,7 @@
 from pl2d_ppl.simulate.anonymous import anonymise, vote_counts, votes_of_counts
 from pl2d_ppl.simulate.instance import instance_dependent_experts
 from pl2d_ppl.simulate.missing import drop_annotations, subset_annotators
+from pl2d_ppl.simulate.people import simulate_people
 from pl2d_ppl.simulate.rates import expected_rate, realised_error
 from pl2d_ppl.simulate.superclass import superclass_experts
 
@@ -12,6 +13,7 @@ __all__ = [
     "expected_rate",
     "instance_dependent_experts",
     "realised_error",
+    "simulate_people",
     "subset_annotators",
     "superclass_experts",
     "vote_counts",

@@ -1,0 +1,85 @@
+"""Reading the tables that come with images: JSON and CSV."""
+
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["check_keys", "read_csv", "read_json"]
+
+
+def read_json(path: Path, kind: type, keys: Collection[str]) -> Any:
+    """Read JSON of objects.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    kind : type
+        What holds the objects, dict or list.
+    keys : collection of str
+        What every object must tell.
+
+    Returns
+    -------
+    dict or list
+        Its contents.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON of that kind.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} must be JSON, found: {error}; fetch it again.") from error
+    found = type(content)
+    if found is not kind:
+        raise ValueError(f"{path} must hold a {kind.__name__}, found a {found.__name__}; fetch it again.")
+    check_keys(path, content.values() if kind is dict else content, keys)
+    return content
+
+
+def check_keys(path: Path, entries: Iterable[Any], keys: Collection[str]) -> None:
+    """Check that entries are objects that have these keys."""
+    for entry in entries:
+        if not isinstance(entry, dict) or not entry.keys() >= set(keys):
+            raise ValueError(
+                f"{path} must hold objects with {', '.join(keys)}, found {str(entry)[:80]}; fetch it again."
+            )
+
+
+def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
+    """Read a CSV as text, without the spaces around a cell; an empty cell is an empty string.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    columns : collection of str
+        Columns that it must have.
+
+    Returns
+    -------
+    DataFrame
+        All its columns.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, has no row, or lacks a column.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (OSError, ValueError) as error:  # pandas' own errors of parsing are ValueErrors
+        raise ValueError(f"{path} must be a CSV that can be read, found: {error}; correct it.") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing or table.empty:
+        raise ValueError(
+            f"{path} must have rows and the columns {', '.join(columns)}, found {len(table)} rows and "
+            f"{', '.join(map(str, table.columns))}; correct it."
+        )
+    return table.apply(lambda column: column.str.strip())

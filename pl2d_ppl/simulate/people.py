@@ -1,0 +1,118 @@
+"""Simulated people who annotate a data set."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from jax.typing import ArrayLike as JaxArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+from pl2d_ppl.simulate._checks import check_choice, check_count
+from pl2d_ppl.simulate.instance import instance_dependent_experts
+from pl2d_ppl.simulate.superclass import superclass_experts
+
+if TYPE_CHECKING:  # which imports this package
+    from pl2d_ppl.data.annotated import Annotated
+
+__all__ = ["simulate_people"]
+
+Kind = Literal["instance", "superclass"]
+
+
+def simulate_people(
+    rng_key: JaxArrayLike,
+    data: "Annotated",
+    kind: Kind = "instance",
+    *,
+    num_people: int = 2,
+    features: ArrayLike | None = None,
+    annotators: Iterable[str] | None = None,
+    **settings: Any,
+) -> "Annotated":
+    """Let simulated people annotate a data set, in place of those who did.
+
+    Parameters
+    ----------
+    rng_key : PRNG key
+        Typed key, as `jax.random.key` makes it.
+    data : Annotated
+        Items of known truth.
+    kind : {"instance", "superclass"}, default "instance"
+        `instance_dependent_experts`, whose mistakes depend on what an item looks like, or `superclass_experts`, who
+        know some superclasses.
+    num_people : int, default 2
+        Of ``"superclass"`` without `expertise`: that many people share the superclasses out, in order, as evenly as
+        possible. Elsewhere `rates`, or `expertise`, say how many there are.
+    features : array, shape (N, ...), optional
+        What items look like, for ``"instance"``; by default `data.x`. Either is flattened. Images that are lazy are
+        read, all at once and once more in memory as numbers of 8 bytes: 1.5 GB for CIFAR-100. Features of a network
+        are smaller, and what people mistake for each other.
+    annotators : iterable of str, length M, optional
+        Names, by default ``expert_0``, ``expert_1``, ...
+    **settings
+        Of the simulator: `rates` (needed), `groups`, `pattern`, `mode` and `spread`, or `expertise`, `error` and
+        `confusion`.
+
+    Returns
+    -------
+    Annotated
+        The same items, as they were, with annotations of the simulated people, none missing.
+
+    Raises
+    ------
+    ValueError
+        If the truth of an item is unknown, superclasses or features are not there, or an argument is malformed.
+
+    Examples
+    --------
+    ::
+
+        data = simulate_people(jax.random.key(0), data, rates=[0.1, 0.3], mode="nominal")
+    """
+    check_choice("kind", kind, get_args(Kind))
+    unknown = np.flatnonzero(data.y < 0)
+    if unknown.size:
+        raise ValueError(
+            f"`data` must have known truth, found {unknown.size} items without, first in row {unknown[0]}; simulate on "
+            "data.take(data.y >= 0)."
+        )
+    if kind == "instance":
+        _check_settings(instance_dependent_experts, settings, required=("rates",))
+        said = instance_dependent_experts(rng_key, _flat(data, features), data.y, data.num_categories, **settings)
+    else:
+        _check_settings(superclass_experts, settings)
+        coarse = _coarse(data)
+        check_count("num_people", num_people)
+        settings.setdefault("expertise", [own.tolist() for own in np.array_split(np.unique(coarse), num_people)])
+        said = superclass_experts(rng_key, data.y, coarse, data.num_categories, **settings)
+    names = tuple(f"expert_{m}" for m in range(said.shape[1])) if annotators is None else annotators
+    return data.replace_annotations(said, names)
+
+
+def _check_settings(simulator: Callable, settings: dict[str, Any], required: tuple[str, ...] = ()) -> None:
+    own = ("rng_key", "x", "y", "coarse", "num_categories")
+    known = [name for name in inspect.signature(simulator).parameters if name not in own]
+    wrong = [name for name in settings if name not in known]
+    missing = [name for name in required if name not in settings]
+    if wrong or missing:
+        found = f"{wrong[0]}" if wrong else f"no {missing[0]}"
+        raise ValueError(f"{simulator.__name__} takes {', '.join(known)}, found {found}; correct it, or add it.")
+
+
+def _coarse(data: "Annotated") -> NDArray:
+    if data.coarse is None:
+        raise ValueError(
+            "`data` must have superclasses, `coarse`, for kind='superclass', found none; add them, or take 'instance'."
+        )
+    return data.coarse
+
+
+def _flat(data: "Annotated", features: ArrayLike | None) -> NDArray:
+    x = np.asarray(data.read().x if features is None else features)
+    if len(x) != data.num_items or x.size == 0:
+        raise ValueError(
+            f"`features` must have shape ({data.num_items}, ...), as there are items, found {x.shape}; pass a row an "
+            "item."
+        )
+    return x.reshape(len(x), -1)
