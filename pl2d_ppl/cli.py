@@ -22,12 +22,40 @@ app = typer.Typer(
 )
 
 Out = Option[Path, typer.Option(help="Folder to write to.")]
+FORMATS = ".npz, .nc, a table (.csv, .tsv, .parquet) or a folder of JSON files"
 Data = Option[
     Path,
-    typer.Argument(help="A .npz with x, y, annotations (-1 where missing); optionally group, x_test, y_test."),
+    typer.Argument(
+        help="Items with features, truth and annotations. A .npz, or .nc, holds x, y, annotations (-1 where missing); "
+        "optionally group, x_test, y_test. A table (.csv, .tsv, .parquet) has truth, a column a person, and x_0, x_1, "
+        "...; what comes without features, `pl2d data convert` joins to them."
+    ),
 ]
+Source = Option[Path, typer.Argument(help=f"What to read: {FORMATS}.")]
 Steps = Option[int, typer.Option(help="Steps of SGD, rounded to whole epochs.", min=1)]
 Seed = Option[int, typer.Option(help="First seed: of the split, the networks and everything simulated.")]
+
+
+# Of `pl2d data`: how a file is to be read.
+Classes = Option[str, typer.Option(help="Names of all categories, with commas, where the file does not tell.")]
+Columns = Option[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Which column is the item, annotator, label, truth, group, coarse or split, such as label=diagnosis; "
+        "ROLE= if there is none. As often as needed.",
+    ),
+]
+People = Option[str, typer.Option(help="Who is read, with commas; by default everybody.")]
+Truth = Option[Path | None, typer.Option(help="A table of items and their truth.")]
+Features = Option[
+    Path | None,
+    typer.Option(help="Features by item: a .npz with items and x, a table, or a folder of images."),
+]
+Missing = Option[str, typer.Option(help="More labels that mean no annotation, with commas.")]
+Encoding = Option[str | None, typer.Option(help="Of a CSV file, such as latin-1; by default UTF-8.")]
+Variant = Option[str | None, typer.Option(help="Ending of JSON annotations, such as 0.5: label_NAME_train_0.5.json.")]
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
@@ -60,6 +88,33 @@ class Program(StrEnum):
 
     urn = "urn"
     lda = "lda"
+
+
+class TableLayout(StrEnum):
+    """What a row of a table is."""
+
+    long = "long"
+    wide = "wide"
+    counts = "counts"
+
+
+class DuplicateRule(StrEnum):
+    """Which label counts, of several that somebody gave to an item."""
+
+    error = "error"
+    first = "first"
+    last = "last"
+    majority = "majority"
+
+
+Layout = Option[
+    TableLayout | None,
+    typer.Option(help="A row is an annotation, an item with people, or an item with numbers of votes."),
+]
+Duplicates = Option[
+    DuplicateRule | None,
+    typer.Option(help="Which label counts where somebody gave an item several; by default it is an error."),
+]
 
 
 class Gate(StrEnum):
@@ -161,7 +216,7 @@ def fit(
 @_reports_errors
 def predict(
     folder: Option[Path, typer.Argument(help="Folder that `pl2d fit` wrote.")],
-    data: Option[Path, typer.Argument(help="A .npz with x.")],
+    data: Option[Path, typer.Argument(help="New items: a .npz with x, or a table with x_0, x_1, ...")],
     out: Option[Path, typer.Option(help="A .npz for decision, gate, ai and belief probabilities.")],
 ) -> None:
     """Decide who answers new items, with offsets that keep to the bounds of the fit."""
@@ -175,7 +230,10 @@ def predict(
 def clusters(
     votes: Option[
         Path,
-        typer.Argument(help="A .npz with x, and votes (N, L) or counts (N, C); perhaps annotations, annotators."),
+        typer.Argument(
+            help="Items with features and anonymous votes: a .npz with x, and votes (N, L) or counts (N, C); perhaps "
+            "annotations, annotators. Or a table with x_0, x_1, ... and votes_NAME for each category; or .nc."
+        ),
     ],
     k: Option[str, typer.Option(help="Numbers of clusters, with commas.")] = "1,2,3,4,5",
     program: Option[Program, typer.Option(help="Urn: nobody votes twice. LDA: paper B.")] = Program.urn,
@@ -212,7 +270,10 @@ def clusters(
 def onboard_people(
     data: Option[
         Path | None,
-        typer.Argument(help="A .npz with x and y; people are simulated. By default the noisy digits of the demo."),
+        typer.Argument(
+            help="Items with features and truth: a .npz with x and y, a table with x_0, x_1, ... and truth, or .nc; "
+            "people are simulated. By default the noisy digits of the demo."
+        ),
     ] = None,
     people: Option[int, typer.Option(help="People on the staff.", min=1)] = 6,
     context: Option[str, typer.Option(help="Numbers of items that everybody annotates, with commas.")] = "100,200",
@@ -256,6 +317,69 @@ def onboard_people(
         cluster_steps=cluster_steps,
     )
     typer.echo(run_onboard(data, out, _integers(context), range(seed, seed + seeds), options))
+
+
+data_app = typer.Typer(help="Look at files of annotations, and convert them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+@_reports_errors
+def describe(
+    data: Source,
+    plot: Option[Path | None, typer.Option(help="A picture of who annotated what, .png, .pdf or .svg.")] = None,
+    as_json: Option[bool, typer.Option("--json", help="Print JSON.")] = False,
+    layout: Layout = None,
+    column: Columns = None,
+    classes: Classes = "",
+    people: People = "",
+    truth: Truth = None,
+    features: Features = None,
+    duplicates: Duplicates = None,
+    missing: Missing = "",
+    encoding: Encoding = None,
+    variant: Variant = None,
+) -> None:
+    """Tell who annotated how much, how well, and how far people agree."""
+    from pl2d_ppl.data_command import ReadingOptions, run_describe
+
+    names = (_names(classes), _names(people))
+    options = ReadingOptions(
+        layout, column or (), *names, truth, features, duplicates, _names(missing), encoding, variant
+    )
+    typer.echo(run_describe(data, options, plot=plot, as_json=as_json))
+
+
+@data_app.command()
+@_reports_errors
+def convert(
+    data: Source,
+    out: Option[
+        Path, typer.Argument(help="What to write; its ending tells the format. JSON: a folder without ending.")
+    ],
+    to_layout: Option[TableLayout | None, typer.Option(help="Layout of a table that is written.")] = None,
+    features_out: Option[
+        Path | None, typer.Option(help="A .npz for the features, where a table or JSON files are written.")
+    ] = None,
+    layout: Layout = None,
+    column: Columns = None,
+    classes: Classes = "",
+    people: People = "",
+    truth: Truth = None,
+    features: Features = None,
+    duplicates: Duplicates = None,
+    missing: Missing = "",
+    encoding: Encoding = None,
+    variant: Variant = None,
+) -> None:
+    """Write a file of annotations in another format, and join truth and features to it."""
+    from pl2d_ppl.data_command import ReadingOptions, run_convert
+
+    names = (_names(classes), _names(people))
+    options = ReadingOptions(
+        layout, column or (), *names, truth, features, duplicates, _names(missing), encoding, variant
+    )
+    typer.echo(run_convert(data, out, options, to_layout=to_layout, features_out=features_out))
 
 
 def _names(text: str) -> list[str]:

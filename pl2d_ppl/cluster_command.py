@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pl2d_ppl.checkpoint import check_writable, written_whole
 from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clusters, held_out
-from pl2d_ppl.commands import save_figure, standardisation
-from pl2d_ppl.data import Annotated, read_npz
+from pl2d_ppl.commands import read_with_features, save_figure, standardisation
+from pl2d_ppl.data import Annotated
 from pl2d_ppl.model_choice import choose_num_clusters, marginal_perplexity, perplexity, relative_perplexity_change
 from pl2d_ppl.place_people import place_people
 from pl2d_ppl.plots import MOST_NAMES, plot_heatmap, plot_perplexity
@@ -49,7 +49,7 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
         raise ValueError(f"Expected two or more increasing numbers of clusters, found {options.num_clusters}.")
     if not 0 < options.test_share < 1:
         raise ValueError(f"Expected a share of held-out items between 0 and 1, found {options.test_share}.")
-    votes, _ = read_npz(path)
+    votes, _ = read_with_features(path)
     counts = votes.counts
     if counts is None:
         raise ValueError(f"Expected anonymous votes in {path}, found none. Add votes (N, L) or counts (N, C).")

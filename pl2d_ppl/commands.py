@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pl2d_ppl.checkpoint import check_writable, load, written_whole
-from pl2d_ppl.data import Annotated, read_npz, standardise
+from pl2d_ppl.data import Annotated, read_data, standardise
+from pl2d_ppl.data.formats import digest, format_of
+from pl2d_ppl.data.joining import read_features
 from pl2d_ppl.handlers import workload
 from pl2d_ppl.methods import GuideName, build_method
 from pl2d_ppl.plots import plot_curve
@@ -46,7 +47,7 @@ def run_curve(path: Path, out: Path, options: CurveOptions) -> str:
     """Run ``pl2d curve``."""
     if not options.coverages:
         raise ValueError("Expected at least one coverage, found none. Pass --coverages 0,.5,1.")
-    train, test = read_npz(path)
+    train, test = read_with_features(path)
     check_writable(out / "report.json")
 
     def prepare(key: jax.Array, seed: int) -> tuple[Annotated, Annotated]:
@@ -67,7 +68,7 @@ def run_curve(path: Path, out: Path, options: CurveOptions) -> str:
             prepare,
             range(options.seed, options.seed + options.seeds),
             options.coverages,
-            {"data": path.name, "sha256": sha256(path.read_bytes()).hexdigest(), **settings},
+            {"data": path.name, "sha256": digest(path), **settings},
             known=read_report(out / "report.json"),
             on_point=bar.update,
             on_seed=partial(write_json, out / "report.json"),
@@ -78,6 +79,17 @@ def run_curve(path: Path, out: Path, options: CurveOptions) -> str:
     write_json(out / "report.json", report)
     save_figure(plot_curve({options.method: report}).figure, out / "curve.png")
     return f"{curve_table({options.method: report})}\nWritten: {out / 'report.json'}, {out / 'curve.png'}"
+
+
+def read_with_features(path: Path, *, subset: bool = False) -> tuple[Annotated, Annotated | None]:
+    """Read data of any format, which must have features; of a subset no truth need be known."""
+    train, test = read_data(path, subset=subset)
+    if np.shape(train.x)[1:] == (0,):
+        raise ValueError(
+            f"Expected features in {path}, found annotations only. Join them first: pl2d data convert {path} DATA.npz "
+            "--features FILE"
+        )
+    return train, test
 
 
 def save_figure(figure: Any, path: Path) -> None:
@@ -119,7 +131,7 @@ class FitOptions:
 
 def run_fit(path: Path, out: Path, options: FitOptions) -> str:
     """Run ``pl2d fit``."""
-    data, _ = read_npz(path)
+    data, _ = read_with_features(path)
     if data.num_experts == 0:
         raise ValueError(f"Expected annotations in {path}, found none. Add the key annotations, (N, M), -1 missing.")
     names = [*data.annotators, "AI"]
@@ -239,14 +251,23 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_inputs(path: Path) -> np.ndarray:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            x = np.asarray(arrays["x"], np.float32)
-    except Exception as error:
-        raise ValueError(f"Expected a .npz file with x at {path}, found none that can be read: {error}.") from error
+    """Features of new items, of which nothing else need be known."""
+    if path.exists() and format_of(path) != "npz":
+        table = format_of(path) == "table"
+        x = np.asarray(read_features(path)[1] if table else read_with_features(path, subset=True)[0].x, np.float32)
+    else:
+        x = _read_npz_inputs(path)
     if len(x) == 0 or not np.isfinite(x).all():
         raise ValueError(f"Expected finite inputs in {path}, found {'none' if len(x) == 0 else 'NaN or infinity'}.")
     return x
+
+
+def _read_npz_inputs(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return np.asarray(arrays["x"], np.float32)
+    except Exception as error:
+        raise ValueError(f"Expected a .npz file with x at {path}, found none that can be read: {error}.") from error
 
 
 def _rebuild(settings: Mapping[str, Any], x: np.ndarray) -> tuple:

@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 
 from pl2d_ppl.checkpoint import check_writable
 from pl2d_ppl.clusters import equal_sizes
-from pl2d_ppl.commands import save_figure
+from pl2d_ppl.commands import read_with_features, save_figure
 from pl2d_ppl.curve import coverage_bounds
-from pl2d_ppl.data import Annotated, read_npz
+from pl2d_ppl.data import Annotated
+from pl2d_ppl.data.formats import digest
 from pl2d_ppl.decisions import expert_accuracy
 from pl2d_ppl.methods import NEED_MEMBERSHIP
 from pl2d_ppl.onboarding import OnboardingOptions, Workplace, onboard, open_workplace, set_up_firm
@@ -105,7 +106,7 @@ def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
         return data, {"data": "digits", "sha256": sha256(data.x.tobytes() + data.y.tobytes()).hexdigest()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that somebody is silent does not matter here
-        data, test = read_npz(path)
+        data, test = read_with_features(path)
     unused = {
         f"annotations of {data.num_experts} people": data.num_experts,
         "groups, since items are split at random": data.group is not None,
@@ -116,7 +117,7 @@ def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
         found = "; ".join(what for what, is_there in unused.items() if is_there)
         warnings.warn(f"People are simulated on the items of {path}; left aside: {found}.", UserWarning, stacklevel=2)
     known = data.take(data.y >= 0)
-    return known, {"data": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
+    return known, {"data": path.name, "sha256": digest(path)}
 
 
 def _resumed(known: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
