@@ -198,8 +198,8 @@ def _check_known(unknown: Sequence[str], classes: Sequence[str], columns: Sequen
     found = ", ".join(f"{value!r} {counts[value]:,}" for value in most)
     told = ", ".join(map(repr, classes[:20])) + (", ..." if len(classes) > 20 else "")
     raise ValueError(
-        f"labels must be among the classes {told}, found {len(unknown):,} unknown, with their numbers: {found}; correct them, add them to "
-        "`classes`, or name them in `missing`."
+        f"labels must be among the classes {told}, found {len(unknown):,} unknown, with their numbers: "
+        f"{found}; correct them, add them to `classes`, or name them in `missing`."
     )
 
 

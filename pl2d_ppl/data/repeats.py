@@ -117,8 +117,9 @@ def place(
     if len(wrong) and duplicates == "error":
         first = wrong[0]
         both = [told["classes"][v] for v in (labels[first], result[cells[first]])]
+        cases = len(np.unique(cells[wrong]))
         raise ValueError(
-            f"Expected one label of a person for an item, found several in {len(np.unique(cells[wrong])):,} cases, "
+            f"Expected one label of a person for an item, found several (such cases: {cases:,}), "
             f"such as {both[0]!r} and {both[1]!r} of {told['people'][columns[first]]!r} for "
             f'{told["items"][rows[first]]!r}. Choose what counts: duplicates="first", "last" or "majority".'
         )
