@@ -2,10 +2,7 @@
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,85 +16,11 @@ from jax import Array
 
 from pl2d_ppl.programs import compile_programs
 from pl2d_ppl.result import FitResult
+from pl2d_ppl.writing import written_whole
 
-__all__ = ["check_writable", "load", "save", "written_whole"]
+__all__ = ["load", "save"]
 
 FORMAT = 1
-
-
-@contextmanager
-def written_whole(path: str | os.PathLike, *, marker: str | None = None) -> Iterator[Path]:
-    """Give a temporary path beside the target; what is written there takes the target's place at the end.
-
-    Parameters
-    ----------
-    path : path-like
-        File, or with a marker folder; an older one is replaced.
-    marker : str, optional
-        A file that an older folder must hold to be replaced: what else a user keeps in a folder is theirs.
-
-    Raises
-    ------
-    ValueError
-        If the folder cannot be written to, or something else is in the way.
-    """
-    path = Path(path)
-    _check_place(path, marker)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise ValueError(
-            f"Expected a folder that can be written to at {path.parent}, found: {error.strerror}. Choose another."
-        ) from error
-    try:
-        yield scratch / path.name
-        _replace(scratch / path.name, path, scratch / "older")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def check_writable(path: str | os.PathLike, *, marker: str | None = None) -> None:
-    """Refuse what :func:`written_whole` would refuse, before the work rather than after it; leaves nothing behind.
-
-    Raises
-    ------
-    ValueError
-        If the place cannot be written to, or something else is in the way.
-    """
-    path = Path(path)
-    _check_place(path, marker)
-    made = [folder for folder in path.parents if not folder.exists()]
-    with written_whole(path.parent / f".{path.name}.try") as probe:
-        probe.touch()
-    (path.parent / f".{path.name}.try").unlink()
-    for folder in made:
-        folder.rmdir()
-
-
-def _check_place(path: Path, marker: str | None) -> None:
-    if marker is None and path.is_dir():
-        raise ValueError(f"Expected to write a file at {path}, found a folder. Choose another name.")
-    if marker is not None and path.exists():
-        is_older = path.is_dir() and ((path / marker).exists() or not any(path.iterdir()))
-        if not is_older:
-            raise ValueError(
-                f"Expected nothing, or an older folder with {marker}, at {path}, found something else, which is kept. "
-                "Choose another name."
-            )
-
-
-def _replace(new: Path, path: Path, older: Path) -> None:
-    """Put the new in place; a folder cannot be replaced in one step, so that the older one may have to come back."""
-    if not path.is_dir():
-        os.replace(new, path)
-        return
-    os.rename(path, older)
-    try:
-        os.replace(new, path)
-    except BaseException:
-        os.rename(older, path)
-        raise
 
 
 def save(result: FitResult, path: str | os.PathLike) -> None:

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from pl2d_ppl.checkpoint import check_writable, written_whole
 from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clusters, held_out
 from pl2d_ppl.commands import read_with_features, save_figure, standardisation
 from pl2d_ppl.data import Annotated
@@ -18,6 +17,7 @@ from pl2d_ppl.place_people import place_people
 from pl2d_ppl.plots import MOST_NAMES, plot_heatmap, plot_perplexity
 from pl2d_ppl.posterior import to_datatree
 from pl2d_ppl.reports import versions, write_json
+from pl2d_ppl.writing import check_writable, written_whole
 
 if TYPE_CHECKING:
     from pl2d_ppl.membership import Membership

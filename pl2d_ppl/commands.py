@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from pl2d_ppl.checkpoint import check_writable, load, written_whole
+from pl2d_ppl.checkpoint import load
 from pl2d_ppl.data import Annotated, read_data, standardise
 from pl2d_ppl.data.formats import digest, format_of
 from pl2d_ppl.data.joining import read_features
@@ -22,6 +22,7 @@ from pl2d_ppl.projection import check_bounds
 from pl2d_ppl.reports import prepare_split, read_report, run_seeds, write_json
 from pl2d_ppl.train import fit
 from pl2d_ppl.training import Training
+from pl2d_ppl.writing import check_writable, written_whole
 
 __all__ = ["CurveOptions", "FitOptions", "curve_table", "run_curve", "run_fit", "run_predict", "save_figure"]
 

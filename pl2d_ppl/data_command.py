@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pl2d_ppl.checkpoint import check_writable
 from pl2d_ppl.commands import save_figure
 from pl2d_ppl.data import Annotated, read_data, write_data
+from pl2d_ppl.writing import check_writable
 
 __all__ = ["ReadingOptions", "run_convert", "run_describe"]
 

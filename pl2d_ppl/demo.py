@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from pl2d_ppl.checkpoint import check_writable, written_whole
 from pl2d_ppl.commands import curve_table, save_figure
 from pl2d_ppl.curve import coverage_bounds
 from pl2d_ppl.data import Annotated
@@ -20,6 +19,7 @@ from pl2d_ppl.reports import prepare_split, run_seeds, write_json
 from pl2d_ppl.simulate import superclass_experts
 from pl2d_ppl.train import fit
 from pl2d_ppl.training import Training
+from pl2d_ppl.writing import check_writable, written_whole
 
 __all__ = ["digits", "run_demo"]
 

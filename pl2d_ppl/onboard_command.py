@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from pl2d_ppl.checkpoint import check_writable
 from pl2d_ppl.clusters import equal_sizes
 from pl2d_ppl.commands import read_with_features, save_figure
 from pl2d_ppl.curve import coverage_bounds
@@ -25,6 +24,7 @@ from pl2d_ppl.onboarding import OnboardingOptions, Workplace, onboard, open_work
 from pl2d_ppl.plots import plot_heatmap, plot_onboarding
 from pl2d_ppl.reports import read_report, versions, write_json
 from pl2d_ppl.simulate import realised_error
+from pl2d_ppl.writing import check_writable
 
 __all__ = ["onboard_table", "run_onboard"]
 

@@ -201,7 +201,7 @@ def plot_missing(annotations: Any, people: Sequence[str], *, ax: Any = None) -> 
     given = given[:, order]
     items = np.lexsort([*(-given[:, ::-1].T.astype(int)), -given.sum(1)])
     ax = _axes(ax, 6.4, min(12.0, 1.2 + 0.25 * len(people)))
-    ax.imshow(given[items].T, aspect="auto", interpolation="antialiased", cmap="Blues", vmin=0, vmax=1)
+    ax.imshow(given[items].T, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1)
     if len(people) <= MOST_NAMES:
         ax.set_yticks(range(len(people)), [f"{people[m]} ({shares[m]:.0%})" for m in order])
     else:

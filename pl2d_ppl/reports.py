@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from pl2d_ppl.checkpoint import written_whole
 from pl2d_ppl.curve import coverage_curve
 from pl2d_ppl.data import Annotated, split, standardise
 from pl2d_ppl.simulate import drop_annotations, simulate_people
+from pl2d_ppl.writing import written_whole
 
 __all__ = ["SIMULATED_EXPERTS", "prepare_split", "read_report", "run_seeds", "versions", "write_json"]
 

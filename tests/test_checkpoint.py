@@ -19,7 +19,7 @@ from numpyro.contrib.module import nnx_module
 from programs import ENUMERATE
 
 from pl2d_ppl import MLP, fit, instantiate, load, workload
-from pl2d_ppl.checkpoint import written_whole
+from pl2d_ppl.writing import written_whole
 
 KEY = jax.random.key(0)
 OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.05, 12))

@@ -371,7 +371,7 @@ BAD_FILES = {
     "truncated.npz": "readable",
     "empty.npz": "readable",
     "text.npz": "readable",
-    "keyless.npz": "must hold the keys x, y",
+    "keyless.npz": "must hold the keys x, and y or votes or counts",
     "nan.npz": "NaN",
     "unannotated.npz": "annotation",
 }

@@ -1,5 +1,6 @@
 """Checks of the arrays of a data set, before anything is compiled for them."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ def names_of(field: str, names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise ValueError(f"`{field}` must be several names, found the string {names!r}; wrap it in a tuple.")
     names = tuple(str(name) for name in names)
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, number in Counter(names).items() if number > 1)
     if repeated:
         raise ValueError(f"`{field}` must be distinct names, found {repeated[0]!r} more than once; rename it.")
     return names

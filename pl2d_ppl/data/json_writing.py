@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from pl2d_ppl.checkpoint import check_writable, written_whole
 from pl2d_ppl.data.annotated import Annotated
 from pl2d_ppl.data.json_files import NAMES
 from pl2d_ppl.data.names import warn
 from pl2d_ppl.data.table_writing import NO_FEATURES, check_names, check_parts, item_names, write_features
+from pl2d_ppl.writing import check_writable, written_whole
 
 __all__ = ["write_json_files"]
 

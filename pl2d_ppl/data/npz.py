@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from pl2d_ppl.data.annotated import Annotated, expert_names
 from pl2d_ppl.simulate.anonymous import vote_counts
+from pl2d_ppl.writing import written_whole
 
 __all__ = ["read_npz", "write_npz"]
 
@@ -113,7 +113,7 @@ def write_npz(path: str | os.PathLike, data: Annotated, test: Annotated | None =
                     f"{getattr(test, field)}; write them to separate files."
                 )
         arrays |= _arrays(test, "_test")
-    with _replacing(path) as temporary, open(temporary, "xb") as stream:
+    with written_whole(path) as scratch, open(scratch, "xb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
         stream.flush()
         os.fsync(stream.fileno())  # or a crash after the rename could leave an empty file
@@ -198,13 +198,3 @@ def _arrays(data: Annotated, suffix: str) -> dict[str, NDArray]:
     if suffix and (data.annotations < 0).all():
         del arrays["annotations"]  # which is how a test part without annotations is written
     return {key + suffix: value for key, value in arrays.items()}
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,11 +12,11 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from pl2d_ppl.checkpoint import check_writable, written_whole
 from pl2d_ppl.data.annotated import Annotated
 from pl2d_ppl.data.columns import FEATURES, VOTES, Layout, is_taken
 from pl2d_ppl.data.names import MISSING, warn
 from pl2d_ppl.data.table_files import NOTES
+from pl2d_ppl.writing import check_writable, written_whole
 
 __all__ = ["check_names", "check_parts", "item_names", "write_features", "write_table"]
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pl2d_ppl.checkpoint import written_whole
 from pl2d_ppl.data.annotated import Annotated
 from pl2d_ppl.data.npz import naming
 from pl2d_ppl.data.table_writing import check_parts
+from pl2d_ppl.writing import written_whole
 
 if TYPE_CHECKING:
     import xarray as xr
