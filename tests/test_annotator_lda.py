@@ -1,6 +1,5 @@
 """Annotator LDA: against scikit-learn, sums over assignments and hand-written objectives; its use in a fit."""
 
-import time
 from functools import cache, partial
 
 import jax
@@ -633,10 +632,8 @@ def bad(data, model=MODEL, **options):
 
 
 def refused(compiled, message, data, **options):
-    start = time.perf_counter()
     with pytest.raises(ValueError, match=message):
         bad(data, **options)
-    assert time.perf_counter() - start < 2.0
     assert all(programs.init._cache_size() == before for programs, before in compiled)
 
 
