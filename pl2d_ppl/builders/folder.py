@@ -4,19 +4,18 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 
 from pl2d_ppl.builders.base import AnnotatedBuilder, Contents, Item, check_names
 from pl2d_ppl.builders.encoding import images_in
-from pl2d_ppl.builders.tables import read_csv
-from pl2d_ppl.data.checks import names_of
+from pl2d_ppl.data.annotated import Annotated
+from pl2d_ppl.data.tables import read_table
 
 __all__ = ["FolderBuilder"]
 
@@ -26,10 +25,10 @@ logger = logging.getLogger("pl2d_ppl")
 class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A folder of images and a long table of annotations, one a row.
 
-    Columns of the table are ``item`` (file of an image, relative to the folder), ``annotator``, ``label``, and, where
-    they are known, ``truth`` and ``group`` of the item. An empty cell, or −1, is missing: a row with a truth and
-    without annotator is an item that nobody annotated. Images that the table does not name become items without
-    annotations and truth, and are told of in the log. An item without group is a group of its own.
+    The table is one of :func:`~pl2d_ppl.data.tables.read_table`: its columns are ``item`` (file of an image, relative
+    to the folder), ``annotator``, ``label``, and, where they are known, ``truth``, ``group`` and ``split`` of the item.
+    A row with a truth and without annotator is an item that nobody annotated. Images that the table does not name
+    become training items without annotations and truth, each a group of its own, and are told of in the log.
 
     Parameters
     ----------
@@ -39,7 +38,7 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
     folder : path-like
         The images; subfolders are looked through.
     table : path-like
-        A CSV.
+        A CSV or Parquet file.
     classes : iterable of str, optional
         Names of the categories, in order. By default those in the table, sorted; as numbers where all are.
     data_dir : path-like, optional
@@ -48,9 +47,8 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
     Raises
     ------
     ValueError
-        If the table names images that do not exist or categories that are not in `classes`, contradicts itself or is
-        malformed, or if a data set of this name was prepared from another table, other images (by name and size) or
-        other classes.
+        If the table names images that do not exist, cannot be read or contradicts itself, or if a data set of this name
+        was prepared from another table, other images (by name and size) or other classes.
 
     Examples
     --------
@@ -79,10 +77,12 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
         self.name, self.folder, self.table = name, Path(folder), Path(table)
         if not self.folder.is_dir():
             raise ValueError(f"`folder` must be a folder of images, found {folder}, which is none; correct it.")
-        self._rows, self._images = _read(self.table), images_in(self.folder)
-        check_names(self._rows["item"], self._images, f"{self.table}", f"{self.folder}")
-        self.CLASSES = _classes(self.table, self._rows, classes)
-        self.GROUPED = "group" in self._rows
+        train, test = read_table(self.table, layout="long", classes=classes, subset=True)
+        self._parts = {"train": train} | ({} if test is None else {"test": test})
+        self._images = images_in(self.folder)
+        check_names(self._named, self._images, f"{self.table}", f"{self.folder}")
+        self.CLASSES = train.classes
+        self.GROUPED = train.group is not None
         super().__init__(data_dir=data_dir)
         self._check_same()
 
@@ -90,34 +90,41 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
         """Pickle as what is prepared, for which the table is not needed."""
         return tfds.builder_from_directory, (os.fspath(self.data_dir),)
 
+    @property
+    def _named(self) -> list[str]:
+        """Names of the items in the table."""
+        return [str(name) for part in self._parts.values() for name in _items(part)]
+
     def read(self, folder: Path) -> Contents:
         """Put the table and the images together."""
-        images = self._images
-        people = sorted(set(self._rows["annotator"]) - {""})
-        rows, columns = ({name: i for i, name in enumerate(names)} for names in (images, people))
-        said = np.full((len(images), len(people)), -1)
-        given = self._rows[(self._rows[["annotator", "label"]] != "").all(axis=1)]
-        said[given["item"].map(rows), given["annotator"].map(columns)] = self._numbers(given["label"])
-        silent = int((said < 0).all(1).sum())
-        if silent:
-            logger.warning("%s: %d of %d images have no annotation", self.name, silent, len(images))
-        truth, group = (_of_item(self._rows, column) for column in ("truth", "group"))
-        labels = self._numbers(truth.get(name, "") for name in images)
-        items = [
-            Item(name, file, int(labels[row]), said[row], group.get(name, name))  # who has no group is alone
-            for row, (name, file) in enumerate(images.items())
+        people = self._parts["train"].annotators
+        splits = {split: list(self._of(part)) for split, part in self._parts.items()}
+        named = set(self._named)
+        nothing = np.full(len(people), -1)
+        splits["train"] += [
+            Item(name, file, annotations=nothing, group=name)
+            for name, file in self._images.items()
+            if name not in named
         ]
+        items = [item for part in splits.values() for item in part]
+        silent = sum(bool((np.asarray(item.annotations) < 0).all()) for item in items)
+        if silent:
+            logger.warning("%s: %d of %d images have no annotation", self.name, silent, len(items))
         self.info.metadata["digest"] = self._digest()
-        return Contents({"train": items}, people)
+        return Contents(splits, people)
 
-    def _numbers(self, labels: Iterable[str]) -> NDArray:
-        assert not isinstance(self.CLASSES, int)
-        numbers = {"": -1} | {name: number for number, name in enumerate(self.CLASSES)}
-        return np.array([numbers[label] for label in labels], int)
+    def _of(self, part: Annotated) -> Iterator[Item]:
+        for row, name in enumerate(_items(part)):
+            group = str(name) if part.group is None else str(part.group[row])
+            yield Item(str(name), self._images[str(name)], int(part.y[row]), part.annotations[row], group)
 
     def _digest(self) -> str:
-        sizes = [(name, file.stat().st_size) for name, file in self._images.items()]
-        return hashlib.sha256(repr((self.CLASSES, self._rows.to_csv(), sizes)).encode()).hexdigest()
+        whole = hashlib.sha256(repr([(name, file.stat().st_size) for name, file in self._images.items()]).encode())
+        for split, part in self._parts.items():
+            whole.update(repr((split, part.classes, part.annotators, _items(part).tolist())).encode())
+            group = "" if part.group is None else part.group.tolist()
+            whole.update(part.annotations.tobytes() + part.y.tobytes() + repr(group).encode())
+        return whole.hexdigest()
 
     def _check_same(self) -> None:
         if self.is_prepared() and dict(self.info.metadata.items()).get("digest") != self._digest():
@@ -127,44 +134,7 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
             )
 
 
-def _read(table: Path) -> pd.DataFrame:
-    rows = read_csv(table, ("item", "annotator", "label"))
-    rows = rows[[column for column in ("item", "annotator", "label", "truth", "group") if column in rows]]
-    labels = [column for column in ("label", "truth") if column in rows]
-    rows[labels] = rows[labels].replace("-1", "")
-    for keys, value in ((["item", "annotator"], "label"), (["item"], "truth"), (["item"], "group")):
-        if value in rows:
-            _check_once(table, rows[[*keys, value]], value)
-    return rows
-
-
-def _check_once(table: Path, rows: pd.DataFrame, value: str) -> None:
-    keys = [column for column in rows if column != value]
-    told = rows[(rows != "").all(axis=1)].drop_duplicates()
-    again = told[told.duplicated(keys)]
-    if len(again):
-        raise ValueError(
-            f"{table} must have one {value} for each {' and '.join(keys)}, found another for "
-            f"{', '.join(again.iloc[0][keys])} ({len(again)} such rows); keep one."
-        )
-
-
-def _classes(table: Path, rows: pd.DataFrame, classes: Iterable[str] | None) -> tuple[str, ...]:
-    columns = [column for column in ("label", "truth") if column in rows]
-    found = set().union(*(rows[column] for column in columns)) - {""}
-    if classes is None:
-        classes = sorted(found, key=int) if all(map(str.isdecimal, found)) else sorted(found)
-    classes = names_of("classes", classes)
-    if len(classes) < 2:
-        raise ValueError(
-            f"{table} must tell at least 2 categories apart, found {len(classes)}; name them in `classes`."
-        )
-    check_names(sorted(found), classes, f"{table}", f"`classes` {', '.join(classes)}")
-    return classes
-
-
-def _of_item(rows: pd.DataFrame, column: str) -> dict[str, str]:
-    if column not in rows:
-        return {}
-    told = rows[rows[column] != ""]
-    return dict(zip(told["item"], told[column], strict=True))
+def _items(part: Annotated) -> NDArray:
+    """Names of items, which a long table always has."""
+    assert part.items is not None
+    return part.items
