@@ -26,7 +26,7 @@ test: setup  ## everything
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/test_notebooks.py tests/test_train.py tests
+	$(RUN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) outputs build *.egg-info

@@ -21,5 +21,6 @@ def test_there_are_notebooks():
 def test_notebook_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("PL2D_QUICK", "1")
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in conftest
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path.parent.parent), os.environ.get("PYTHONPATH", "")]))
     NotebookClient(jupytext.read(path), timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
