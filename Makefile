@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: setup demo check test clean
+.PHONY: setup demo check test exhaustive clean
 
 setup: $(VENV)/.ready
 
@@ -20,12 +20,15 @@ check: setup  ## lint, types, fast tests
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/pytest -q -n 2 --dist loadfile -m 'not slow'
+	$(RUN)/pytest -q -n 2 --dist loadfile -m 'not slow and not exhaustive'
 
-test: setup  ## everything
+test: setup  ## lint, types, tests: some 15 minutes on two cores
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+	$(RUN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not exhaustive'
+
+exhaustive: setup  ## every test there is: some 25 minutes
 	$(RUN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:

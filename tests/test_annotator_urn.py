@@ -27,7 +27,7 @@ from pl2d_ppl.staff import StaffVotes, right_votes
 KEY = jax.random.key(0)
 FORMS = ("votes", "counts")
 LOG_ZERO = -1e29  # what counts as impossible
-SLOW = pytest.mark.slow
+SLOW = pytest.mark.exhaustive
 
 
 # --- By brute force ---------------------------------------------------------------------------------------

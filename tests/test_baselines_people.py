@@ -17,7 +17,7 @@ from pl2d_ppl.baselines.l2d_pop import PopulationL2D, train_l2d_pop
 from pl2d_ppl.networks import MLP
 from pl2d_ppl.partitions import partition_scores
 
-pytestmark = pytest.mark.slow  # a compilation for nearly every test: `make check` is to take three minutes
+pytestmark = pytest.mark.exhaustive  # a compilation for nearly every test: `make check` is to take three minutes
 
 C = 4
 
@@ -386,7 +386,7 @@ def test_people_are_asked_where_they_are_right_more_often_than_a_classifier_of_y
     assert not np.allclose(other.loss, fit.loss)
 
 
-@pytest.mark.slow  # two compilations of its own
+@pytest.mark.exhaustive  # two compilations of its own
 def test_progress_is_shown_and_changes_nothing(capfd):
     data = simulate(0, [0.05, 0.6])
     quiet = train_l2d_pop(jax.random.key(0), *data, C, **SMALL, steps=200)
@@ -397,7 +397,7 @@ def test_progress_is_shown_and_changes_nothing(capfd):
     np.testing.assert_allclose(shown.loss, quiet.loss, rtol=1e-3)
 
 
-@pytest.mark.slow  # compiles in float64
+@pytest.mark.exhaustive  # compiles in float64
 def test_images_and_float64_are_taken(float64):
     x, annotations, y = simulate(0, [0.05, 0.6], 50)
     fit = train_l2d_pop(jax.random.key(0), x.reshape(50, 3, 2), annotations, y, C, **SMALL, steps=2)

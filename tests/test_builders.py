@@ -611,6 +611,7 @@ def test_a_folder_that_cannot_be(tmp_path, pictures):
         )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_folder_can_be_trained_on(tmp_path, rng):
     rows = ["item,annotator,label,truth"]

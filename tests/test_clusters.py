@@ -67,6 +67,7 @@ def test_held_out_bound_lies_below_the_evidence_of_the_votes_in_order(lda_runs):
     assert row["elbo"] > 1.2 * row["evidence"]  # negative: not by far
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_urns_bound_is_the_evidence_and_votes_of_others_tell_of_the_truth():
     x, _, counts = votes_data(num_votes=6)

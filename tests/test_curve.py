@@ -342,6 +342,7 @@ def real(data_dir, name):
     return path
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cue_conflict", "nih_airspace_opacity"])
 def test_a_curve_on_real_data(data_dir, name):

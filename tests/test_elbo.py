@@ -339,6 +339,7 @@ def bayesian_l2d(x, annotations, y, *, gating, experts, classifier, num_items=No
                 numpyro.sample("y", decided, obs=jnp.maximum(y, 0)[:, None])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("auto", "guide"),
     [pytest.param(AutoNormal, mean_field, marks=SLOW), pytest.param(AutoDelta, exact, marks=SLOW)],

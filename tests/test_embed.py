@@ -280,6 +280,7 @@ def test_pickles_of_anything_else_are_refused(thing):
     assert not os.path.exists("/tmp/pl2d-should-not-be")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_features_of_cifar_equal_the_published_ones(data_dir, weights):
     """128 whitened principal components of the features at 128 pixels, computed elsewhere: linear in ours."""

@@ -30,7 +30,7 @@ from pl2d_ppl.networks import MLP, instantiate
 from pl2d_ppl.placing import log_likelihood, maximise_membership, sample_membership
 from pl2d_ppl.simplex import LogRatio, ascend, em_step
 
-pytestmark = pytest.mark.slow  # a compilation for nearly every test: `make check` is to take three minutes
+pytestmark = pytest.mark.exhaustive  # a compilation for nearly every test: `make check` is to take three minutes
 
 KEY = jax.random.key(0)
 
@@ -230,7 +230,7 @@ PRIORS = {  # programs of two clusters, and log-densities of the log-odds
 
 @pytest.mark.filterwarnings("ignore:Chains did not converge")  # some divergences of "sparse", whose draws are right
 @pytest.mark.parametrize(
-    "prior", [name if name == "uneven" else pytest.param(name, marks=pytest.mark.slow) for name in PRIORS]
+    "prior", [name if name == "uneven" else pytest.param(name, marks=pytest.mark.exhaustive) for name in PRIORS]
 )
 def test_posterior_is_that_of_quadrature(prior):
     """Means within five standard errors; probabilities of quartiles within .05. The prior is read off the program."""
@@ -249,7 +249,7 @@ def test_posterior_is_that_of_quadrature(prior):
         np.testing.assert_allclose((odds.reshape(-1, 1) < quartiles).mean(0), [0.25, 0.5, 0.75], atol=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_posterior_is_that_of_importance_sampling(vectorized):
     h, said = simulate(8, 16, [[0.2, 0.3, 0.5], [0.0, 1.0, 0.0]], 4, missing=0.2)
@@ -262,7 +262,7 @@ def test_posterior_is_that_of_importance_sampling(vectorized):
         assert (np.abs(placed.probs[:, m] - weight @ omega) < error).all()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_small_memberships_are_not_lost_to_rounding():
     """Float32: under stick breaking a tenth of the mass would go to the last cluster."""
     h, _ = simulate(9, 1, np.ones((1, 2)) / 2, 2)
@@ -307,7 +307,7 @@ def uniformity(ranks):
     return scipy.stats.chisquare(counts, axis=1).pvalue
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("concentration", [1.0, 0.3])
 def test_posterior_is_calibrated_by_simulation(concentration):
     """Ranks uniform at p > .001; coverage within the central 99.9 % of Binomial(500, .9), of each component."""
@@ -317,7 +317,7 @@ def test_posterior_is_calibrated_by_simulation(concentration):
     assert ((low <= held.sum(1)) & (held.sum(1) <= high)).all(), held.mean(1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_calibration_would_show_a_wrong_prior():
     ranks, _ = calibration(0.3, 2.0)
     assert (uniformity(ranks) < 1e-6).all(), uniformity(ranks)
@@ -376,8 +376,8 @@ def lda_problem():
     ("model", "batch_size"),
     [
         (small_lda, 4096),
-        pytest.param(small_lda, 16, marks=pytest.mark.slow),
-        pytest.param(partial(annotator_lda, clusters=NETWORK), 4096, marks=pytest.mark.slow),
+        pytest.param(small_lda, 16, marks=pytest.mark.exhaustive),
+        pytest.param(partial(annotator_lda, clusters=NETWORK), 4096, marks=pytest.mark.exhaustive),
     ],
 )
 def test_average_dirichlet_is_the_mean_of_the_hand_written_updates(float64, model, batch_size):
@@ -529,7 +529,7 @@ def test_the_maximum_of_a_person_without_annotations_is_the_mean_of_the_prior():
     np.testing.assert_allclose(placed.probs[:, 1], 1 / 3, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_posterior_of_a_person_without_annotations_is_the_prior():
     h, said = problem()
     said[:, 1] = -1
@@ -538,7 +538,7 @@ def test_the_posterior_of_a_person_without_annotations_is_the_prior():
     assert (np.abs(placed.probs[:, 1] - [1 / 8, 2 / 8, 5 / 8]) < 5 * standard_error(placed)[:, 1]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_chains_that_did_not_converge_are_named():
     with pytest.warns(UserWarning, match=r"Chains did not converge for 'person_\d'"):
         sample_membership(KEY, membership, *problem(), num_warmup=1, num_samples=10)

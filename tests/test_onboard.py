@@ -712,6 +712,7 @@ def test_gaps_of_a_report_that_was_read_are_left_out_of_the_picture():
 # --- The whole of it ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @SLOW
 def test_onboarding_on_digits(tmp_path, monkeypatch):
     steps = ["--steps", "20", "--cluster-steps", "20", "--context", "20", "--seeds", "1"]

@@ -209,6 +209,7 @@ def test_two_workers_give_the_same_batches_and_states():
     stream.close()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_an_error_of_a_worker_names_the_image():
     data = annotated(EncodedImages.of([*map(encoded, PIXELS[:-1]), b"?"]))

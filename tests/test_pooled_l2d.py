@@ -513,6 +513,7 @@ def alone(phi, is_right, center, sd):
     return np.array([np.sum(weights * expit(a + b * one)) for one in phi])
 
 
+@pytest.mark.exhaustive
 @SLOW
 def test_with_a_large_spread_people_are_by_themselves():
     data = small()
@@ -528,6 +529,7 @@ def test_a_fit_agrees_with_nuts():
     np.testing.assert_allclose(found, by_nuts([0.7, 0.3]), atol=0.05)
 
 
+@pytest.mark.exhaustive
 @SLOW
 def test_plain_numpyro_fits_the_model():
     """SVI with TraceEnum_ELBO and the same guide: a loss that falls, and is ours."""
@@ -844,6 +846,7 @@ def test_with_annotations_newcomers_are_as_often_right_as_in_them():
     np.testing.assert_allclose(found[:OLD], p_right(old()).mean((0, 1))[:OLD], rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 @SLOW
 def test_newcomers_may_be_far_from_their_cluster():
     """Who is almost always wrong, though others of the cluster are right half of the time and differ by little."""
@@ -866,6 +869,7 @@ def test_joining_is_as_fitting_everybody_anew():
     assert deferral.log_gate.shape == (20, 9)
 
 
+@pytest.mark.exhaustive
 @SLOW
 def test_joining_one_after_the_other():
     once = by_hand(num_draws=20).join(KEY, SILENT, ONE_EACH)

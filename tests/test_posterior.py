@@ -308,6 +308,7 @@ def of_weights(tree, data):
     return logsumexp(terms, axis=0) - np.log(2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_loo_with_a_posterior_over_weights():
     data = weights_data()
@@ -400,6 +401,7 @@ def test_import_needs_no_arviz():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("people", [2, 4])
 def test_clusters_and_people_are_told_apart(people):
