@@ -28,7 +28,7 @@ from pl2d_ppl.programs import Programs
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.validation import check_labels
 
-__all__ = ["Found", "SiteShape", "draw_posterior"]
+__all__ = ["Found", "SiteShape", "draw_continuous", "draw_posterior"]
 
 ITEM = "item"
 
@@ -193,6 +193,28 @@ def draw_posterior(
         Everything, without labels.
     """
     return _inference(result.programs).run(rng_key, result, data, num_samples, batch_size)
+
+
+def draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict[str, Array]:
+    """Draws of the continuous sites of a guide that items share; compiled once for a fit's programs.
+
+    Parameters
+    ----------
+    rng_key : Array
+        A typed key.
+    result : FitResult
+        The fit, of one run.
+    num_samples : int
+        Number of draws, S.
+
+    Returns
+    -------
+    dict of str to Array, shape (S, ...)
+        The draws, by site.
+    """
+    batch = {name: jnp.zeros(a.shape, a.dtype) for name, a in result.example.items()}  # whose values do not matter
+    keys = jax.random.split(rng_key, num_samples)
+    return _inference(result.programs).weights(result.leaves, result.params, batch, keys)
 
 
 def _why_no_evidence(weights: dict[str, Array], bounded: bool) -> str:

@@ -15,6 +15,7 @@ from numpyro.handlers import block, condition, seed, substitute, trace
 from numpyro.primitives import Messenger
 
 from pl2d_ppl.deferral import Deferral
+from pl2d_ppl.draws import draw_continuous
 from pl2d_ppl.networks import evaluation
 from pl2d_ppl.people import names_of
 from pl2d_ppl.result import FitResult
@@ -236,16 +237,7 @@ def _draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dic
             "Expected a guide exact(model, ['z'], continuous=normal(model)), found no guide of the continuous sites to "
             "draw from."
         )
-    batch = {name: jnp.zeros(a.shape, a.dtype) for name, a in result.example.items()}  # whose values do not matter
-
-    @jax.vmap
-    def draw(key: Array) -> dict[str, Array]:
-        seeded = seed(substitute(continuous, data=result.params), key)
-        with block():
-            tr = trace(seeded).get_trace(**result.programs.call(result.leaves, batch))
-        return {name: site["value"] for name, site in tr.items() if site["type"] == "sample"}
-
-    return jax.jit(draw)(jax.random.split(rng_key, num_samples))
+    return draw_continuous(rng_key, result, num_samples)
 
 
 @lru_cache(maxsize=32)
