@@ -1,16 +1,13 @@
 """The command ``pl2d``."""
 
-import logging
-import sys
-import warnings
-from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
 from typing import Annotated as Option
-from typing import Any
 
 import typer
+
+from pl2d_ppl.cli_tools import floats, integers, names, reports_errors
+from pl2d_ppl.data_cli import data_app
 
 __all__ = ["app"]
 
@@ -20,9 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(data_app, name="data")
 
 Out = Option[Path, typer.Option(help="Folder to write to.")]
-FORMATS = ".npz, .nc, a table (.csv, .tsv, .parquet) or a folder of JSON files"
 Data = Option[
     Path,
     typer.Argument(
@@ -31,37 +28,8 @@ Data = Option[
         "...; what comes without features, `pl2d data convert` joins to them."
     ),
 ]
-Source = Option[Path, typer.Argument(help=f"What to read: {FORMATS}.")]
 Steps = Option[int, typer.Option(help="Steps of SGD, rounded to whole epochs.", min=1)]
 Seed = Option[int, typer.Option(help="First seed: of the split, the networks and everything simulated.")]
-
-
-# Of `pl2d data`: how a file is to be read.
-Classes = Option[str, typer.Option(help="Names of all categories, with commas, where the file does not tell.")]
-Columns = Option[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        metavar="ROLE=NAME",
-        help="Which column is the item, annotator, label, truth, group, coarse or split, such as label=diagnosis; "
-        "ROLE= if there is none. As often as needed.",
-    ),
-]
-People = Option[str, typer.Option(help="Who is read, with commas; by default everybody.")]
-Truth = Option[Path | None, typer.Option(help="A table of items and their truth.")]
-Features = Option[
-    Path | None,
-    typer.Option(help="Features by item: a .npz with items and x, a table, or a folder of images."),
-]
-Missing = Option[str, typer.Option(help="More labels that mean no annotation, with commas.")]
-Encoding = Option[str | None, typer.Option(help="Of a CSV file, such as latin-1; by default UTF-8.")]
-Variant = Option[str | None, typer.Option(help="Ending of JSON annotations, such as 0.5: label_NAME_train_0.5.json.")]
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """Show users of the command what the warning says, not where it was raised."""
-    if issubclass(category, UserWarning):
-        typer.secho(f"pl2d: {message}", fg="yellow", err=True)
 
 
 class Method(StrEnum):
@@ -90,33 +58,6 @@ class Program(StrEnum):
     lda = "lda"
 
 
-class TableLayout(StrEnum):
-    """What a row of a table is."""
-
-    long = "long"
-    wide = "wide"
-    counts = "counts"
-
-
-class DuplicateRule(StrEnum):
-    """Which label counts, of several that somebody gave to an item."""
-
-    error = "error"
-    first = "first"
-    last = "last"
-    majority = "majority"
-
-
-Layout = Option[
-    TableLayout | None,
-    typer.Option(help="A row is an annotation, an item with people, or an item with numbers of votes."),
-]
-Duplicates = Option[
-    DuplicateRule | None,
-    typer.Option(help="Which label counts where somebody gave an item several; by default it is an error."),
-]
-
-
 class Gate(StrEnum):
     """What gates see."""
 
@@ -124,29 +65,8 @@ class Gate(StrEnum):
     features_confidence = "features+confidence"
 
 
-def _reports_errors(command: Callable) -> Callable:
-    """Print a ValueError as one message instead of a traceback."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        warnings.showwarning = _show_warning  # type: ignore[assignment]
-        for noisy in ("absl", "orbax", "jax"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        try:
-            command(*args, **kwargs)
-        except (ValueError, ArithmeticError) as error:
-            typer.secho(f"pl2d: {error}", fg="red", err=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt:
-            typer.secho("pl2d: interrupted; the same command goes on with the seeds that are missing.", err=True)
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
 @app.command()
-@_reports_errors
+@reports_errors
 def demo(
     quick: Option[bool, typer.Option("--quick", help="Fewer coverages and steps.")] = False,
     out: Out = Path("outputs/demo"),
@@ -158,7 +78,7 @@ def demo(
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def curve(
     data: Data,
     method: Option[Method, typer.Option(help="Probabilistic L2D, or a baseline.")] = Method.prob_l2d,
@@ -181,7 +101,7 @@ def curve(
         method=method.value,
         guide=guide.value,
         missing=missing,
-        coverages=_floats(coverages),
+        coverages=floats(coverages),
         seeds=seeds,
         seed=seed,
         steps=steps,
@@ -194,7 +114,7 @@ def curve(
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def fit(
     data: Data,
     out: Option[Path, typer.Option(help="Folder for the fit.")],
@@ -208,12 +128,12 @@ def fit(
     """Train on all items of a file, within bounds on everybody's share, and save the fit."""
     from pl2d_ppl.commands import FitOptions, run_fit
 
-    options = FitOptions(_floats(lower), _floats(upper), epochs, guide.value, batch_size, seed)
+    options = FitOptions(floats(lower), floats(upper), epochs, guide.value, batch_size, seed)
     typer.echo(run_fit(data, out, options))
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def predict(
     folder: Option[Path, typer.Argument(help="Folder that `pl2d fit` wrote.")],
     data: Option[Path, typer.Argument(help="New items: a .npz with x, or a table with x_0, x_1, ...")],
@@ -226,7 +146,7 @@ def predict(
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def clusters(
     votes: Option[
         Path,
@@ -251,7 +171,7 @@ def clusters(
     from pl2d_ppl.cluster_command import ClusterOptions, run_clusters
 
     options = ClusterOptions(
-        num_clusters=_integers(k),
+        num_clusters=integers(k),
         program=program.value,
         people=people or None,
         alpha=alpha,
@@ -266,7 +186,7 @@ def clusters(
 
 
 @app.command("onboard")
-@_reports_errors
+@reports_errors
 def onboard_people(
     data: Option[
         Path | None,
@@ -301,103 +221,22 @@ def onboard_people(
     from pl2d_ppl.onboarding import OnboardingOptions
     from pl2d_ppl.training import Training
 
-    names = METHODS if methods == "all" else tuple(dict.fromkeys(_names(methods)))
+    chosen = METHODS if methods == "all" else tuple(dict.fromkeys(names(methods)))
     options = OnboardingOptions(
         people=people,
-        rates=tuple(_floats(rates)),
+        rates=tuple(floats(rates)),
         clusters=clusters,
         program=program.value,
         alpha=alpha,
         own_items=own_items,
         replaced=replaced,
         gate_input=gate.value,
-        coverages=tuple(_floats(coverages)),
-        methods=names,
+        coverages=tuple(floats(coverages)),
+        methods=chosen,
         training=Training(steps=steps),
         cluster_steps=cluster_steps,
     )
-    typer.echo(run_onboard(data, out, _integers(context), range(seed, seed + seeds), options))
-
-
-data_app = typer.Typer(help="Look at files of annotations, and convert them.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-
-
-@data_app.command()
-@_reports_errors
-def describe(
-    data: Source,
-    plot: Option[Path | None, typer.Option(help="A picture of who annotated what, .png, .pdf or .svg.")] = None,
-    as_json: Option[bool, typer.Option("--json", help="Print JSON.")] = False,
-    layout: Layout = None,
-    column: Columns = None,
-    classes: Classes = "",
-    people: People = "",
-    truth: Truth = None,
-    features: Features = None,
-    duplicates: Duplicates = None,
-    missing: Missing = "",
-    encoding: Encoding = None,
-    variant: Variant = None,
-) -> None:
-    """Tell who annotated how much, how well, and how far people agree."""
-    from pl2d_ppl.data_command import ReadingOptions, run_describe
-
-    names = (_names(classes), _names(people))
-    options = ReadingOptions(
-        layout, column or (), *names, truth, features, duplicates, _names(missing), encoding, variant
-    )
-    typer.echo(run_describe(data, options, plot=plot, as_json=as_json))
-
-
-@data_app.command()
-@_reports_errors
-def convert(
-    data: Source,
-    out: Option[
-        Path, typer.Argument(help="What to write; its ending tells the format. JSON: a folder without ending.")
-    ],
-    to_layout: Option[TableLayout | None, typer.Option(help="Layout of a table that is written.")] = None,
-    features_out: Option[
-        Path | None, typer.Option(help="A .npz for the features, where a table or JSON files are written.")
-    ] = None,
-    layout: Layout = None,
-    column: Columns = None,
-    classes: Classes = "",
-    people: People = "",
-    truth: Truth = None,
-    features: Features = None,
-    duplicates: Duplicates = None,
-    missing: Missing = "",
-    encoding: Encoding = None,
-    variant: Variant = None,
-) -> None:
-    """Write a file of annotations in another format, and join truth and features to it."""
-    from pl2d_ppl.data_command import ReadingOptions, run_convert
-
-    names = (_names(classes), _names(people))
-    options = ReadingOptions(
-        layout, column or (), *names, truth, features, duplicates, _names(missing), encoding, variant
-    )
-    typer.echo(run_convert(data, out, options, to_layout=to_layout, features_out=features_out))
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ValueError(f"Expected whole numbers with commas between them, such as 1,2,3, found {text!r}.") from None
-
-
-def _floats(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ValueError(f"Expected numbers with commas between them, such as 0,.2,1, found {text!r}.") from None
+    typer.echo(run_onboard(data, out, integers(context), range(seed, seed + seeds), options))
 
 
 if __name__ == "__main__":

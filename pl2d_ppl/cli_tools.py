@@ -1,0 +1,60 @@
+"""What commands share: errors as one message, and lists with commas."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import typer
+
+__all__ = ["floats", "integers", "names", "reports_errors"]
+
+
+def reports_errors(command: Callable) -> Callable:
+    """Print a ValueError as one message instead of a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        for noisy in ("absl", "orbax", "jax"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        try:
+            command(*args, **kwargs)
+        except (ValueError, ArithmeticError) as error:
+            typer.secho(f"pl2d: {error}", fg="red", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            typer.secho("pl2d: interrupted; the same command goes on with the seeds that are missing.", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Show users of the command what the warning says, not where it was raised."""
+    if issubclass(category, UserWarning):
+        typer.secho(f"pl2d: {message}", fg="yellow", err=True)
+
+
+def names(text: str) -> list[str]:
+    """Read what stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def integers(text: str) -> list[int]:
+    """Read whole numbers with commas between them."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"Expected whole numbers with commas between them, such as 1,2,3, found {text!r}.") from None
+
+
+def floats(text: str) -> list[float]:
+    """Read numbers with commas between them."""
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"Expected numbers with commas between them, such as 0,.2,1, found {text!r}.") from None
