@@ -20,6 +20,7 @@ __all__ = ["Projection", "project"]
 
 LOG_FLOOR = -60.0  # ln of the least probability: below it a hard bound would be infeasible
 LARGEST_STEP = 20.0
+RIDGE = 1e-7  # on the curvature of the dual, which is flat in one direction
 GAP = 5.0  # the divergence may be off by so many tolerances, where the bounds may be off by one
 SLACK = 1e-6  # tolerance on the bounds themselves, which come as decimal fractions
 
@@ -118,7 +119,8 @@ def project(
     Every step tries a Newton step on the coordinates whose bound is active (a semismooth Newton method on the
     optimality conditions), at several lengths, and one sweep of alternating scaling, which minimises a majoriser
     of the dual and therefore never raises it; the lowest dual wins. The first converges quadratically near the
-    solution, the second gets there from anywhere.
+    solution, the second gets there from anywhere. Near the solution duals differ by less than their rounding: of
+    steps that they do not tell apart the one with the lowest residual is made.
 
     Parameters
     ----------
@@ -151,11 +153,13 @@ def project(
     def improve(state: tuple) -> tuple:
         nu, mean, step = state
         candidates = dual.candidates(nu, mean)
-        best = candidates[jnp.argmin(jax.vmap(dual.value)(candidates))]
-        return best, dual.mean(best), step + 1
+        values, means = jax.vmap(dual.value_and_mean)(candidates)
+        best = _choose(values, jax.vmap(dual.residual)(candidates, means))
+        return candidates[best], means[best], step + 1
 
     start = jnp.zeros(log_q.shape[1], dtype) if start is None else start
-    nu, mean, num_steps = jax.lax.while_loop(running, improve, (start, dual.mean(start), jnp.zeros((), int)))
+    first = start, dual.value_and_mean(start)[1], jnp.zeros((), int)
+    nu, mean, num_steps = jax.lax.while_loop(running, improve, first)
     nu = dual.centred(nu)
     return Projection(nu, mean, dual.violation(mean), dual.residual(nu, mean), num_steps)
 
@@ -175,12 +179,13 @@ class _Dual(NamedTuple):
     upper: Array
     weights: Array
 
-    def value(self, nu: Array) -> Array:
-        normaliser = logsumexp(self.log_q - nu, axis=1)
-        return jnp.maximum(nu, 0) @ self.upper - jnp.maximum(-nu, 0) @ self.lower + self.weights @ normaliser
-
-    def mean(self, nu: Array) -> Array:
-        return self.weights @ jnp.exp(shift(self.log_q, nu))
+    def value_and_mean(self, nu: Array) -> tuple[Array, Array]:
+        shifted = self.log_q - nu
+        top = shifted.max(1)
+        terms = jnp.exp(shifted - top[:, None])
+        total = terms.sum(1)
+        bounds = jnp.maximum(nu, 0) @ self.upper - jnp.maximum(-nu, 0) @ self.lower
+        return bounds + self.weights @ (top + jnp.log(total)), (self.weights / total) @ terms
 
     def violation(self, mean: Array) -> Array:
         return jnp.max(jnp.maximum(jnp.maximum(self.lower - mean, mean - self.upper), 0.0))
@@ -205,17 +210,14 @@ class _Dual(NamedTuple):
 
     def _newton(self, nu: Array, mean: Array) -> Array:
         """Newton step towards ``mean = clip(mean + nu, lower, upper)``: 0 multipliers inside, bounds met outside."""
-        q = jnp.exp(shift(self.log_q, nu))
-        curvature = jnp.diag(mean) - (q * self.weights[:, None]).T @ q
+        rows = jnp.exp(shift(self.log_q, nu)) * jnp.sqrt(self.weights)[:, None]
         reach = mean + nu
         active = (reach > self.upper) | (reach < self.lower)
         bound = jnp.where(reach > self.upper, self.upper, self.lower)
         # Rows of inactive coordinates say d = -nu. The ridge fixes the direction along which the dual is flat.
-        identity = jnp.eye(nu.size, dtype=nu.dtype)
-        ridge = 1e-7 * identity
-        matrix = jnp.where(active[:, None], curvature + ridge, identity)
+        diagonal = jnp.where(active, mean + RIDGE, 1.0)
         right = jnp.where(active, mean - bound, -nu)
-        step = jnp.linalg.solve(matrix, right)
+        step = _solve(diagonal, active.astype(nu.dtype), rows, right)
         step = jnp.where(jnp.all(jnp.isfinite(step)), step, 0.0)
         return jnp.clip(step, -LARGEST_STEP, LARGEST_STEP)
 
@@ -229,3 +231,21 @@ class _Dual(NamedTuple):
         all_upper = jnp.abs(self.upper.sum() - 1.0) < SLACK
         fixed = jnp.where(all_lower, jnp.max(nu), jnp.where(all_upper, jnp.min(nu), 0.0))
         return nu - jnp.where(all_lower & all_upper, jnp.mean(nu), fixed)
+
+
+def _choose(values: Array, residuals: Array) -> Array:
+    """Position of the lowest dual, and of those that rounding cannot tell apart, of the lowest residual."""
+    rounding = 16 * jnp.finfo(values.dtype).eps * (1 + jnp.abs(values.min()))
+    return jnp.argmin(jnp.where(values <= values.min() + rounding, residuals, jnp.inf))
+
+
+def _solve(diagonal: Array, active: Array, rows: Array, right: Array) -> Array:
+    """Solve (diag(diagonal) - diag(active) rows' rows) step = right, in the smaller of the two dimensions of rows."""
+    num_rows, size = rows.shape
+    if size <= num_rows:
+        return jnp.linalg.solve(jnp.diag(diagonal) - active[:, None] * (rows.T @ rows), right)
+    # Of more people than items the matrix is a diagonal and a product of low rank (Woodbury's identity).
+    scaled = rows * (active / diagonal)
+    inner = jnp.eye(num_rows, dtype=rows.dtype) - scaled @ rows.T
+    first = right / diagonal
+    return first + scaled.T @ jnp.linalg.solve(inner, rows @ first)

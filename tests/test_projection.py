@@ -54,6 +54,15 @@ def test_small_problems_are_solved(kind):
         assert_solves(*problem, solve_padded(*problem))
 
 
+@pytest.mark.parametrize("kind", PROBLEM_KINDS)
+def test_more_people_than_items(kind):
+    for seed in range(10):
+        problem = random_problem(seed, kind, n=12, people=40)
+        found = solve(*(jnp.asarray(a, jnp.float32) for a in (*problem, np.ones(12))))
+        assert_solves(*problem, found)
+        assert found.num_steps < 100
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
 def test_a_thousand_problems_are_solved(block):
