@@ -12,14 +12,12 @@ from jax import Array
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
+from pl2d_ppl.channels import ABSENT, EXACT, answer_logits, label_channel
 from pl2d_ppl.empirical import Empirical
-from pl2d_ppl.models.prob_l2d import EXACT, label_channel
 from pl2d_ppl.networks import Frozen, apply_network
 from pl2d_ppl.validation import check_cluster_deferral
 
 __all__ = ["cluster_l2d"]
-
-ABSENT = -1e3  # log-probability of what cannot be: exp of it is zero
 
 
 def cluster_l2d(
@@ -97,13 +95,13 @@ def cluster_l2d(
     num_batch, num_categories = ai_logits.shape
     num_people = jnp.shape(membership)[-1]
     said = jnp.full((num_batch, num_people), -1) if annotations is None else annotations
-    said = jnp.pad(said, ((0, 0), (0, 1)), constant_values=-1)  # the AI is never observed
     ai_belief = ai_logits if gate_trains_classifier else jax.lax.stop_gradient(ai_logits)
     if expert_logits is None:
-        answer_logits = _answers(said, ai_belief, label_noise)
+        answers = answer_logits(said, ai_belief, label_noise)
     else:
         belief_logits = jnp.concatenate([expert_logits, ai_belief[:, None]], axis=1)
         belief_logits = numpyro.deterministic("belief_logits", belief_logits)
+    said = jnp.pad(said, ((0, 0), (0, 1)), constant_values=-1)  # the AI is never observed
     if jnp.ndim(membership) == 3:
         membership = numpyro.sample("membership", Empirical(membership))
     may_decide = None if annotations is None or expert_logits is not None else said >= 0
@@ -118,7 +116,7 @@ def cluster_l2d(
         w = numpyro.sample("w", shares, infer={"enumerate": "parallel"})
         if expert_logits is None:
             with mask(mask=known):
-                decided = dist.Categorical(logits=Vindex(answer_logits[:, None])[..., w, :])
+                decided = dist.Categorical(logits=Vindex(answers[:, None])[..., w, :])
                 numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
         else:
             with numpyro.plate("expert", num_people + 1, dim=-1):
@@ -131,14 +129,6 @@ def cluster_l2d(
                     numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
         with mask(mask=known):
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=jnp.maximum(truth, 0))
-
-
-def _answers(said: Array, ai_belief: Array, label_noise: float) -> Array:
-    """Logits of the truth if somebody decides, shape (N, M+1, C); of who said nothing, of anything."""
-    num_categories = ai_belief.shape[1]
-    people = jnp.where(said[:, :-1, None] >= 0, label_channel(num_categories, label_noise)[said[:, :-1]], 0.0)
-    ai = jnp.log((1.0 - label_noise) * jax.nn.softmax(ai_belief, -1) + label_noise / num_categories)
-    return jnp.concatenate([people, ai[:, None]], axis=1)
 
 
 def _shares(membership: Array, may_decide: Array | None) -> tuple[Array, Array]:

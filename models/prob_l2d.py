@@ -11,17 +11,11 @@ from jax import Array
 from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 
+from pl2d_ppl.channels import EXACT, label_channel
 from pl2d_ppl.networks import Frozen, apply_network, instantiate
 from pl2d_ppl.validation import check_deferral
 
-__all__ = ["label_channel", "prob_l2d"]
-
-EXACT = 1e-30  # error rate of a channel that passes its input on, above the least float32
-
-
-def label_channel(num_categories: int, error: float) -> Array:
-    """Logits of a channel, (C, C): the input with probability 1 - error, else a uniform draw."""
-    return jnp.log((1.0 - error) * jnp.eye(num_categories) + error / num_categories)
+__all__ = ["prob_l2d"]
 
 
 def prob_l2d(

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from numpyro.handlers import seed, trace
 from numpyro.infer.util import log_density
+from oracles import prob_l2d_closed_form
 from programs import Table, random_l2d
 from scipy.special import expit, logit, logsumexp, softmax
 
@@ -21,6 +22,7 @@ from pl2d_ppl.baselines.two_stage import two_stage
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.guiding import no_guide
+from pl2d_ppl.marginals import log_evidence, marginals
 from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import Frozen
 from pl2d_ppl.programs import PerRun
@@ -337,6 +339,26 @@ def test_a_batch_of_runs_on_a_frozen_classifier_equals_single_runs(case):
     assert other.programs is single.programs  # another network is not another compilation
     assert other.programs.epoch._cache_size() == 1
     assert not np.array_equal(other.predict(data["x"]).ai, prediction.ai)
+
+
+# The naive baseline
+
+
+def test_naive_is_the_posterior_of_a_gate_without_those_who_are_missing(precision):
+    problem = random_l2d(3, num_items=24, num_experts=3)
+    gate, beliefs, *data = problem.arrays()
+    model = partial(naive_l2d, gating=Table(gate), classifier=Table(beliefs[:, -1]))
+    evidence = log_evidence(model)(*data)
+    q = marginals(model, ["z"])(*data)["z"][:, 0]
+    assert (problem.said[:, :-1] < 0).any()
+    expected = 0.0
+    for i, said in enumerate(problem.said):
+        g = problem.gate_probs[i] * (np.append(said[:-1], 0) >= 0)
+        item = prob_l2d_closed_form(g, problem.belief_probs[i], said, problem.y[i], 1e-3, problem.belief_probs[i, -1])
+        np.testing.assert_allclose(q[i], item["z"], rtol=precision.rtol, atol=1e-12)
+        observed = said >= 0
+        expected += item["log_evidence"] - np.log(problem.belief_probs[i][observed, said[observed]]).sum()
+    np.testing.assert_allclose(evidence, expected, rtol=precision.rtol)
 
 
 # A Frozen classifier in the programs with latent sites

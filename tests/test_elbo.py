@@ -18,12 +18,13 @@ from numpyro.infer.autoguide import AutoDelta, AutoNormal
 from oracles import prob_l2d_closed_form
 from programs import ENUMERATE, given_params, mlp_model, random_batch, random_l2d, table_model, tree_allclose
 
+from pl2d_ppl.channels import label_channel
 from pl2d_ppl.elbo import EnumELBO
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.handlers import tilt, workload
 from pl2d_ppl.marginals import log_evidence
-from pl2d_ppl.models.prob_l2d import label_channel, prob_l2d
+from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import MLP
 
 KEY = jax.random.key(3)

@@ -12,12 +12,11 @@ from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
+from pl2d_ppl.channels import ABSENT, answer_logits
 from pl2d_ppl.networks import Frozen, apply_network, instantiate
 from pl2d_ppl.validation import check_deferral
 
 __all__ = ["naive_l2d"]
-
-ABSENT = -1e3  # log-probability that somebody decided who has not annotated: exp of it is zero
 
 
 def naive_l2d(
@@ -34,7 +33,8 @@ def naive_l2d(
     For every item i::
 
         z_i    ~ Categorical(gating(x_i)); observed: expert z_i annotated the item, or is the AI
-        y_i    ~ (1 - label_noise) [y_i = annotation_iz] + label_noise / C;  of the AI: Categorical(classifier(x_i))
+        y_i    ~ (1 - label_noise) [y_i = t_iz] + label_noise / C; t_i the annotations, and of the AI
+                 Categorical(classifier(x_i))
         y_ai_i ~ Categorical(classifier(x_i)), observed as y_i: it trains the AI
 
     The posterior of z is r_m ∝ g_m s_m with g_m = 0 for a missing expert, and the gate learns from -sum r ln g. With
@@ -63,20 +63,15 @@ def naive_l2d(
     gate_logits = numpyro.deterministic("gate_logits", nnx_module("gating", instantiate(gating))(x))
     ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
     check_deferral(gate_logits, ai_logits, annotations)
-    num_items = len(gate_logits)
-    num_categories = ai_logits.shape[1]
-    with numpyro.plate("item", num_items, dim=-2):
+    with numpyro.plate("item", len(gate_logits), dim=-2):
         z = numpyro.sample("z", dist.Categorical(logits=gate_logits[:, None]), infer={"enumerate": "parallel"})
         if y is None or annotations is None:
             return
         present = jnp.pad(annotations >= 0, ((0, 0), (0, 1)), constant_values=True)
         numpyro.factor("present", Vindex(jnp.where(present, 0.0, ABSENT)[:, None])[..., z])
         truth = jnp.maximum(y, 0)[:, None]
-        channel = (1.0 - label_noise) * jnp.eye(num_categories) + label_noise / num_categories
-        said = jnp.log(channel)[jnp.maximum(annotations, 0)]
-        ai = jax.lax.stop_gradient(jax.nn.log_softmax(ai_logits, -1))
         # Annotations are no latent sites here, so that y may be read off the decider, without a plate of experts.
-        logits = jnp.concatenate([said, ai[:, None]], axis=1)[:, None]
+        answers = answer_logits(annotations, jax.lax.stop_gradient(ai_logits), label_noise)
         with mask(mask=(y >= 0)[:, None]):
-            numpyro.sample("y", dist.Categorical(logits=Vindex(logits)[..., z, :]), obs=truth)
+            numpyro.sample("y", dist.Categorical(logits=Vindex(answers[:, None])[..., z, :]), obs=truth)
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=truth)
