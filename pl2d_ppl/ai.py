@@ -13,7 +13,7 @@ from pl2d_ppl.guiding import no_guide
 from pl2d_ppl.networks import Frozen, network_for
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.train import fit
-from pl2d_ppl.validation import check_data, check_keys
+from pl2d_ppl.validation import check_data, check_key
 
 __all__ = ["train_classifier", "trained_network"]
 
@@ -68,7 +68,7 @@ def train_classifier(
         If there are other numbers of inputs and labels, no label is known, or validation leaves nothing to train on.
     """
     x, y = np.asarray(x), np.asarray(y)
-    check_keys(rng_key)
+    check_key(rng_key)
     check_data({"x": x, "y": y}, 1, "data")
     if not 0 <= validation_share < 1:
         raise ValueError(f"Expected a share of items for validation from 0 to below 1, found {validation_share}.")

@@ -16,7 +16,7 @@ from pl2d_ppl.decisions import evaluate_decisions
 from pl2d_ppl.deferral_checks import MANY, check_bounds_of_day, check_parts, check_probs, chosen_names
 from pl2d_ppl.offsets import GATE_FLOOR, Policy, argmax_policy
 from pl2d_ppl.people import listed, names_of
-from pl2d_ppl.validation import check_keys, check_membership
+from pl2d_ppl.validation import check_key, check_membership
 
 __all__ = ["Deferral"]
 
@@ -271,9 +271,7 @@ class Deferral:
         ValueError
             If the key is something else.
         """
-        check_keys(rng_key)
-        if rng_key.ndim:
-            raise ValueError(f"Expected one key, found an array of {len(rng_key)}. Draw with one after the other.")
+        check_key(rng_key)
         with np.errstate(divide="ignore"):
             log_probs = jnp.asarray(np.log(self.people_probs))
         return np.asarray(jax.random.categorical(rng_key, log_probs[self.decision]))

@@ -23,7 +23,7 @@ from pl2d_ppl.factors import is_dirichlet
 from pl2d_ppl.membership import Membership
 from pl2d_ppl.people import PersonItems, ProgramKey, listed, person_items
 from pl2d_ppl.simplex import LogRatio, ascend
-from pl2d_ppl.validation import check_keys
+from pl2d_ppl.validation import check_key
 
 __all__ = ["log_likelihood", "maximise_membership", "sample_membership"]
 
@@ -96,9 +96,7 @@ def sample_membership(
     concentration of .3 or less, its posterior has long tails and draws are correlated: look at ``ess_bulk``, and pass
     ``num_samples=5000``, which costs tenths of a second for one person.
     """
-    check_keys(rng_key)
-    if rng_key.ndim:
-        raise ValueError(f"Expected one key, found an array of keys of shape {rng_key.shape}.")
+    check_key(rng_key)
     for name, number in {"num_warmup": num_warmup, "num_samples": num_samples, "num_chains": num_chains}.items():
         if number < 1:
             raise ValueError(f"Expected at least one as {name}, found {number}.")

@@ -20,7 +20,7 @@ from pl2d_ppl.networks import evaluation
 from pl2d_ppl.people import names_of
 from pl2d_ppl.result import FitResult
 from pl2d_ppl.train import fit
-from pl2d_ppl.validation import check_keys, check_membership
+from pl2d_ppl.validation import check_key, check_membership
 
 __all__ = ["PooledPeople"]
 
@@ -87,7 +87,7 @@ class PooledPeople:
         ValueError
             If the fit is a batch of runs, has no such site, or no membership among its arguments.
         """
-        check_keys(rng_key)
+        check_key(rng_key)
         if result.programs.batched:
             raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
         arguments = result.programs.call(result.leaves, {})

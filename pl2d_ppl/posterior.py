@@ -11,7 +11,7 @@ from jax import Array
 
 from pl2d_ppl.draws import ITEM, Found, SiteShape, draw_posterior
 from pl2d_ppl.result import FitResult
-from pl2d_ppl.validation import check_data, check_keys
+from pl2d_ppl.validation import check_data, check_key
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -134,9 +134,7 @@ def _checked(
     rng_key: Array, result: FitResult, data: Mapping[str, Any], num_samples: int, batch_size: int
 ) -> dict[str, Array]:
     """Check the arguments; the arrays in the types that the programs were compiled for."""
-    check_keys(rng_key)
-    if rng_key.ndim:
-        raise ValueError(f"Expected one key, found an array of keys of shape {rng_key.shape}.")
+    check_key(rng_key)
     if result.programs.batched:
         raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
     for name, number in {"num_samples": num_samples, "batch_size": batch_size}.items():

@@ -14,6 +14,7 @@ __all__ = [
     "check_concentration",
     "check_data",
     "check_deferral",
+    "check_key",
     "check_keys",
     "check_labels",
     "check_membership",
@@ -39,6 +40,19 @@ def check_keys(rng_key: Any) -> None:
         raise ValueError(f"Expected a typed key, jax.random.key(seed), found {type(rng_key).__name__}.")
     if rng_key.ndim > 1:
         raise ValueError(f"Expected one key, or one a run, found an array of keys of shape {rng_key.shape}.")
+
+
+def check_key(rng_key: Any) -> None:
+    """Check that it is one typed key.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    check_keys(rng_key)
+    if rng_key.ndim:
+        raise ValueError(f"Expected one key, found an array of {len(rng_key)}. Call once a key.")
 
 
 def check_data(data: Mapping[str, Any], batch_size: int, name: str, like: Mapping[str, Any] | None = None) -> int:

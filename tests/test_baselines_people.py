@@ -155,7 +155,7 @@ def test_degenerate_partitions():
     ("changes", "message"),
     [
         ({"rng_key": 0}, "typed key"),
-        ({"rng_key": jax.random.split(jax.random.key(0))}, "Expected one key, found 2"),
+        ({"rng_key": jax.random.split(jax.random.key(0))}, "Expected one key, found an array of 2"),
         ({"representations": [1.0, 2.0]}, r"shape \(M, R\), one row a person, found shape \(2,\)"),
         ({"representations": [[1.0], [np.nan]]}, "found NaN or infinity"),
         ({"num_clusters": 3}, r"num_clusters in 1..2, the number of people, found 3"),
@@ -414,7 +414,7 @@ def test_a_diverging_loss_is_an_error():
     ("changes", "message"),
     [
         ({"rng_key": 0}, "typed key"),
-        ({"rng_key": jax.random.split(jax.random.key(0))}, "Expected one key, found 2"),
+        ({"rng_key": jax.random.split(jax.random.key(0))}, "Expected one key, found an array of 2"),
         ({"x": np.zeros(2)}, r"numeric inputs x of shape \(N, ...\)"),
         ({"x": np.array([["a"], ["b"]])}, "numeric inputs"),
         ({"x": np.zeros((3, 1))}, "arrays of one length"),

@@ -481,7 +481,7 @@ def test_bad_settings_of_em_and_bad_keys_are_refused():
         maximise_membership(membership, *problem(), tolerance=0.0)
     with pytest.raises(ValueError, match="at least one step, found max_steps=0"):
         maximise_membership(membership, *problem(), max_steps=0)
-    with pytest.raises(ValueError, match="one key, found an array of keys"):
+    with pytest.raises(ValueError, match="one key, found an array of"):
         sample_membership(jax.random.split(KEY), membership, *problem())
 
 

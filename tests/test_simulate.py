@@ -109,9 +109,9 @@ def test_bad_experts(options, message):
 
 @pytest.mark.parametrize("rng_key", [0, jax.random.PRNGKey(0), jax.random.split(jax.random.key(0))])
 def test_bad_key(rng_key):
-    with pytest.raises(ValueError, match="`rng_key` must be one typed key"):
+    with pytest.raises(ValueError, match=r"Expected (a typed|one) key"):
         superclass_experts(rng_key, Y, COARSE, 9, [[0]])
-    with pytest.raises(ValueError, match="`rng_key` must be one typed key"):
+    with pytest.raises(ValueError, match=r"Expected (a typed|one) key"):
         drop_annotations(rng_key, np.zeros((2, 1), int), 0.5)
 
 

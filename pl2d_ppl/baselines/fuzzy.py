@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.validation import check_keys
+from pl2d_ppl.validation import check_key
 
 __all__ = ["fuzzy_partition"]
 
@@ -87,9 +87,7 @@ def _memberships(x: NDArray, centres: NDArray, fuzziness: float) -> NDArray:
 def _check(
     rng_key: Array, representations: ArrayLike, num_clusters: int, fuzziness: float, starts: int
 ) -> NDArray[np.float64]:
-    check_keys(rng_key)
-    if rng_key.ndim:
-        raise ValueError(f"Expected one key, found {len(rng_key)}. Call once a key.")
+    check_key(rng_key)
     x = np.asarray(representations, float)
     if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all():
         found = f"shape {x.shape}" if x.ndim != 2 or x.size == 0 else "NaN or infinity"

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from pl2d_ppl.baselines import population
 from pl2d_ppl.baselines.ea_l2d import check_context
 from pl2d_ppl.baselines.population import PopulationL2D
-from pl2d_ppl.validation import check_data, check_keys
+from pl2d_ppl.validation import check_data, check_key
 
 __all__ = ["PopulationFit", "PopulationL2D", "train_l2d_pop"]
 
@@ -160,9 +160,7 @@ def train_l2d_pop(
     Tailor, Patra, Verma, Manggala and Nalisnick, "Learning to Defer to a Population: A Meta-Learning Approach",
     AISTATS 2024; code at https://github.com/dvtailor/meta-l2d.
     """
-    check_keys(rng_key)
-    if rng_key.ndim:
-        raise ValueError(f"Expected one key, found {len(rng_key)}. Call once a key.")
+    check_key(rng_key)
     widths = {"hidden width": min(hidden, default=0), "embedding": embedding, "representation": representation}
     amounts = {"context_size": context_size, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     _check_positive(widths | amounts)

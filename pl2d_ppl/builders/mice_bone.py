@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from pl2d_ppl.builders.base import AnnotatedBuilder, Contents, Item, check_names
 from pl2d_ppl.builders.encoding import images_in
-from pl2d_ppl.builders.tables import check_keys, read_json
+from pl2d_ppl.builders.tables import check_columns, read_json
 
 __all__ = ["MiceBone"]
 
@@ -79,7 +79,7 @@ def _annotations(path: Path, places: dict[str, int]) -> tuple[list[str], Any, An
 
 
 def _given(path: Path, entries: list[Any]) -> Iterator[tuple[str, int]]:
-    check_keys(path, entries, ("image_path", "class_label"))
+    check_columns(path, entries, ("image_path", "class_label"))
     for entry in entries:
         label = entry["class_label"]
         if label is None:  # shown, and not labelled

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["check_keys", "read_csv", "read_json"]
+__all__ = ["check_columns", "read_csv", "read_json"]
 
 
 def read_json(path: Path, kind: type, keys: Collection[str]) -> Any:
@@ -39,11 +39,11 @@ def read_json(path: Path, kind: type, keys: Collection[str]) -> Any:
     found = type(content)
     if found is not kind:
         raise ValueError(f"{path} must hold a {kind.__name__}, found a {found.__name__}; fetch it again.")
-    check_keys(path, content.values() if kind is dict else content, keys)
+    check_columns(path, content.values() if kind is dict else content, keys)
     return content
 
 
-def check_keys(path: Path, entries: Iterable[Any], keys: Collection[str]) -> None:
+def check_columns(path: Path, entries: Iterable[Any], keys: Collection[str]) -> None:
     """Check that entries are objects that have these keys."""
     for entry in entries:
         if not isinstance(entry, dict) or not entry.keys() >= set(keys):

@@ -3,19 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
-
-
-def check_key(rng_key: JaxArrayLike) -> None:
-    """Check that `rng_key` is one typed key."""
-    typed = isinstance(rng_key, jax.Array) and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
-    if not typed or jnp.shape(rng_key) != ():
-        found = f"shape {rng_key.shape} of {rng_key.dtype}" if isinstance(rng_key, jax.Array) else repr(rng_key)
-        raise ValueError(f"`rng_key` must be one typed key, found {found}; make it with `jax.random.key(seed)`.")
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
