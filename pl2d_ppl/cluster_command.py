@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clusters, held_out
-from pl2d_ppl.commands import read_with_features, save_figure, standardisation
+from pl2d_ppl.commands import read_with_features, save_figure
 from pl2d_ppl.data import Annotated
+from pl2d_ppl.data.split import mean_and_scale
 from pl2d_ppl.model_choice import choose_num_clusters, marginal_perplexity, perplexity, relative_perplexity_change
 from pl2d_ppl.place_people import place_people
 from pl2d_ppl.plots import MOST_NAMES, plot_heatmap, plot_perplexity
@@ -55,7 +56,7 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
         raise ValueError(f"Expected anonymous votes in {path}, found none. Add votes (N, L) or counts (N, C).")
     check_writable(out / "clusters.json")
     split_key, fit_key, member_key, draw_key = jax.random.split(jax.random.key(options.seed), 4)
-    mean, scale = standardisation(votes)
+    mean, scale = mean_and_scale(votes.x)
     x = ((votes.x - mean) / scale).astype(np.float32)
     order = np.asarray(jax.random.permutation(split_key, len(x)))
     train, test = np.split(order, [len(x) - max(1, int(len(x) * options.test_share))])

@@ -15,6 +15,7 @@ from pl2d_ppl.checkpoint import load
 from pl2d_ppl.data import Annotated, read_data, standardise
 from pl2d_ppl.data.formats import digest, format_of
 from pl2d_ppl.data.joining import read_features
+from pl2d_ppl.data.split import mean_and_scale
 from pl2d_ppl.handlers import workload
 from pl2d_ppl.methods import GuideName, build_method
 from pl2d_ppl.plots import plot_curve
@@ -139,7 +140,7 @@ def run_fit(path: Path, out: Path, options: FitOptions) -> str:
     lower, upper = _bounds(options, names)
     check_writable(out, marker="settings.json")
     batch_size = min(options.batch_size, data.num_items)
-    mean, scale = standardisation(data)
+    mean, scale = mean_and_scale(data.x)
     (scaled,) = standardise(data) if data.x.ndim == 2 else (data,)
     settings = {
         "annotators": list(data.annotators),
@@ -189,14 +190,6 @@ def _programs(data: Annotated, settings: Mapping[str, Any]) -> tuple:
     model, guide = build_method("prob-l2d", data, training.hidden, settings["guide"])
     guide = workload(guide, "z", settings["lower"], settings["upper"])
     return model, guide, training.optimizer(data.num_items)
-
-
-def standardisation(data: Annotated) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of features, 0 and 1 of images."""
-    if data.x.ndim != 2:
-        return np.zeros(()), np.ones(())
-    scale = data.x.std(0, dtype=np.float64)
-    return data.x.mean(0, dtype=np.float64), np.where(scale > 0, scale, 1.0)
 
 
 def run_predict(folder: Path, path: Path, out: Path) -> str:

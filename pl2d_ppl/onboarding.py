@@ -14,6 +14,7 @@ from pl2d_ppl.ai import train_classifier
 from pl2d_ppl.clusters import ClusterRun, ClusterTraining, ProgramName, fit_clusters
 from pl2d_ppl.curve import evaluate_curve
 from pl2d_ppl.data import Annotated
+from pl2d_ppl.data.split import mean_and_scale
 from pl2d_ppl.learned import Learned
 from pl2d_ppl.membership import Membership
 from pl2d_ppl.methods import METHODS, Task, learn
@@ -232,9 +233,8 @@ def set_up_firm(
             "or of people with items of their own."
         )
     x, y = np.asarray(x, np.float32)[order], np.asarray(y)[order]
-    if x.ndim == 2:
-        part = x[:num_training]
-        x = (x - part.mean(0)) / np.maximum(part.std(0), 1e-6)
+    mean, scale = mean_and_scale(x[:num_training])
+    x = ((x - mean) / scale).astype(np.float32)
     groups = np.sort(np.arange(options.people) % len(options.rates))
     groups = np.concatenate([groups, groups[replaced_people(groups, options.replaced)]])
     rates = np.asarray(options.rates)[groups]

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.data.checks import coarse_of, counts_of, features_of, group_of, indices_of, items_of, labels_of, names_of
+from pl2d_ppl.data.checks import (
+    coarse_of,
+    counts_of,
+    distinct_names,
+    features_of,
+    group_of,
+    indices_of,
+    items_of,
+    labels_of,
+)
 from pl2d_ppl.data.source import gather, is_source, take
 from pl2d_ppl.data.summary import Summary, summarise
 from pl2d_ppl.simulate.missing import drop_annotations
@@ -75,7 +84,7 @@ class Annotated:
 
     def __post_init__(self, subset: bool) -> None:
         x = features_of(self.x)
-        classes, annotators = names_of("classes", self.classes), names_of("annotators", self.annotators)
+        classes, annotators = distinct_names("classes", self.classes), distinct_names("annotators", self.annotators)
         if len(classes) < 2:
             raise ValueError(
                 f"`classes` must name at least 2 categories, found {classes!r}; name every one, used or not."
@@ -156,7 +165,7 @@ class Annotated:
         ValueError
             If somebody is not there, or named twice.
         """
-        people = names_of("people", people)
+        people = distinct_names("people", people)
         unknown = [name for name in people if name not in self.annotators]
         if unknown:
             raise ValueError(

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pl2d_ppl.data.source import is_source
 
-__all__ = ["coarse_of", "counts_of", "features_of", "group_of", "indices_of", "items_of", "labels_of", "names_of"]
+__all__ = ["coarse_of", "counts_of", "distinct_names", "features_of", "group_of", "indices_of", "items_of", "labels_of"]
 
 
-def names_of(field: str, names: Iterable[str]) -> tuple[str, ...]:
+def distinct_names(field: str, names: Iterable[str]) -> tuple[str, ...]:
     """Check names."""
     if isinstance(names, str):
         raise ValueError(f"`{field}` must be several names, found the string {names!r}; wrap it in a tuple.")

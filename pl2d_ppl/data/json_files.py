@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pl2d_ppl.data.annotated import Annotated
-from pl2d_ppl.data.checks import names_of
+from pl2d_ppl.data.checks import distinct_names
 from pl2d_ppl.data.joining import check_overlap, join_features
 from pl2d_ppl.data.json_lists import Listed, load_list, parse_json
 from pl2d_ppl.data.names import in_order, number_labels, warn_of_spellings
@@ -80,7 +80,7 @@ def read_json(
     Workload Distribution", ICLR 2025.
     """
     paths = list(map(Path, people.values() if isinstance(people, Mapping) else people))
-    who = names_of("people", people if isinstance(people, Mapping) else (path.stem for path in paths))
+    who = distinct_names("people", people if isinstance(people, Mapping) else (path.stem for path in paths))
     warn_of_spellings("people", who)
     files: _Files = (
         None if truth is None else load_list(Path(truth), columns),
@@ -184,7 +184,7 @@ def _chosen(
     if people is None:
         first = [name for name in noted or () if name in present]
         return (*first, *in_order(present - set(first)))
-    chosen = names_of("people", people)
+    chosen = distinct_names("people", people)
     unknown = [name for name in chosen if name not in present]
     if unknown:
         raise ValueError(
@@ -212,7 +212,7 @@ def _annotated(
     lists = [listed for truth, people in parts for listed in (truth, *people.values()) if listed is not None]
     if not lists:
         raise ValueError("Expected a file of the truth or of a person, found none. Name some.")
-    classes = None if options.classes is None else names_of("classes", options.classes)
+    classes = None if options.classes is None else distinct_names("classes", options.classes)
     for listed in lists:
         if classes is not None and listed.width not in (0, len(classes)):
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pl2d_ppl.data.checks import names_of
+from pl2d_ppl.data.checks import distinct_names
 
 __all__ = [
     "MISSING",
@@ -121,7 +121,7 @@ def number_labels(
     ValueError
         If a label is none of `classes`, an integer is negative or too large, or every label is missing.
     """
-    known = None if classes is None else names_of("classes", classes)
+    known = None if classes is None else distinct_names("classes", classes)
     vocabulary: dict[str, int] = {}
     places = [np.array([vocabulary.setdefault(v, len(vocabulary)) for v in c.values], int) for c in columns]
     blank = {*MISSING, *(text.strip() for text in missing)} - set(known or ())

@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from pl2d_ppl.data.annotated import Annotated
 
-__all__ = ["split", "standardise"]
+__all__ = ["mean_and_scale", "split", "standardise"]
 
 logger = logging.getLogger("pl2d_ppl")
 
@@ -56,6 +56,25 @@ def split(data: Annotated, test_share: float, seed: int) -> tuple[Annotated, Ann
     return data.take(np.sort(train)), data.take(np.sort(test))
 
 
+def mean_and_scale(x: NDArray) -> tuple[NDArray, NDArray]:
+    """Mean and standard deviation of features.
+
+    Parameters
+    ----------
+    x : array, shape (N, ...)
+        Features, or images.
+
+    Returns
+    -------
+    mean, scale : array, shape (D,)
+        Of features (N, D), in float64; the scale of a constant one is 1. Of images 0 and 1, of shape ().
+    """
+    if x.ndim != 2:
+        return np.zeros(()), np.ones(())
+    constant = x.max(0) == x.min(0)  # their computed deviation may be a rounding error, not 0
+    return x.mean(0, dtype=np.float64), np.where(constant, 1.0, x.std(0, dtype=np.float64))
+
+
 def standardise(train: Annotated, *others: Annotated) -> tuple[Annotated, ...]:
     """Scale features to mean 0 and standard deviation 1 on the training part.
 
@@ -84,9 +103,7 @@ def standardise(train: Annotated, *others: Annotated) -> tuple[Annotated, ...]:
                 f"`train`, found {part.x.shape} beside {train.x.shape}; flatten the features, or scale "
                 "images yourself."
             )
-    mean = train.x.mean(0, dtype=np.float64)
-    constant = train.x.max(0) == train.x.min(0)  # their computed deviation may be a rounding error, not 0
-    scale = np.where(constant, 1.0, train.x.std(0, dtype=np.float64))
+    mean, scale = mean_and_scale(train.x)
     return tuple(dataclasses.replace(part, x=(part.x - mean) / scale, subset=True) for part in parts)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pl2d_ppl.data.annotated import Annotated
-from pl2d_ppl.data.checks import names_of
+from pl2d_ppl.data.checks import distinct_names
 from pl2d_ppl.data.columns import FEATURES, Layout, detect_layout, find_columns
 from pl2d_ppl.data.joining import read_item_labels
 from pl2d_ppl.data.layouts import READERS, Request
@@ -107,8 +107,8 @@ def read_table(
     file = open_table(path, encoding, delimiter)
     with naming_table(path):
         roles = find_columns(file.names, columns)
-        named = None if classes is None else names_of("classes", classes)
-        who = None if people is None else names_of("people", people)
+        named = None if classes is None else distinct_names("classes", classes)
+        who = None if people is None else distinct_names("people", people)
         noted = tuple(file.notes["classes"]) if "classes" in file.notes else None
         layout = layout or file.notes.get("layout") or detect_layout(file, roles, named or noted, who, feature_prefix)
         if layout not in READERS:
