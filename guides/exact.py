@@ -31,7 +31,7 @@ def exact(
     sites : sequence of str, optional
         Sites of the guide, outermost plates first; by default all discrete latent sites. A site
         that is left out is summed out of the model exactly, which gives the same evidence at less cost:
-        ``exact(prob_l2d, ["z"])`` takes O(M C) an item, with ``"t"`` it takes O(M^2 C).
+        ``exact(prob_l2d, ["z"])`` takes O(M (M + C)) an item, with ``"t"`` it takes O(M^2 C).
     continuous : callable, optional
         A guide of the other latent sites, such as ``normal(model)`` for priors on
         network weights; it is run first.

@@ -31,6 +31,7 @@ def cluster_l2d(
     experts: nnx.Module | Callable[..., nnx.Module] | None = None,
     label_noise: float = 1e-3,
     gate_trains_classifier: bool = False,
+    latent_annotations: bool = True,
     num_items: int | None = None,
 ) -> None:
     """Generate which cluster of people decides on an item, or the AI, who of the cluster, and the truth.
@@ -80,6 +81,9 @@ def cluster_l2d(
         Probability that the truth is drawn at random instead of read off the decider.
     gate_trains_classifier : bool
         Whether the term of y trains the AI too.
+    latent_annotations : bool
+        Whether t, of experts, is a site. If not it is summed out within the distribution of y given w: the same
+        evidence and posterior of v and w, at a cost linear in people.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it.
 
@@ -96,8 +100,8 @@ def cluster_l2d(
     num_people = jnp.shape(membership)[-1]
     said = jnp.full((num_batch, num_people), -1) if annotations is None else annotations
     ai_belief = ai_logits if gate_trains_classifier else jax.lax.stop_gradient(ai_logits)
-    if expert_logits is None:
-        answers = answer_logits(said, ai_belief, label_noise)
+    if expert_logits is None:  # of who said nothing any answer is as likely, but they are not asked
+        belief_logits = jnp.pad(ai_belief[:, None], ((0, 0), (num_people, 0), (0, 0)))
     else:
         belief_logits = jnp.concatenate([expert_logits, ai_belief[:, None]], axis=1)
         belief_logits = numpyro.deterministic("belief_logits", belief_logits)
@@ -114,11 +118,7 @@ def cluster_l2d(
         v = numpyro.sample("v", dist.Categorical(logits=asked), infer={"enumerate": "parallel"})
         shares = dist.Categorical(logits=Vindex(share_logits[:, None])[..., v, :])
         w = numpyro.sample("w", shares, infer={"enumerate": "parallel"})
-        if expert_logits is None:
-            with mask(mask=known):
-                decided = dist.Categorical(logits=Vindex(answers[:, None])[..., w, :])
-                numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
-        else:
+        if expert_logits is not None and latent_annotations:
             with numpyro.plate("expert", num_people + 1, dim=-1):
                 t = numpyro.sample("t", dist.Categorical(logits=belief_logits), infer={"enumerate": "parallel"})
                 with mask(mask=said >= 0):
@@ -127,6 +127,14 @@ def cluster_l2d(
                 with mask(mask=known & (w == jnp.arange(num_people + 1))):
                     decided = dist.Categorical(logits=label_channel(num_categories, label_noise)[t])
                     numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
+        else:
+            if expert_logits is not None:
+                with numpyro.plate("expert", num_people + 1, dim=-1), mask(mask=said >= 0):
+                    numpyro.sample("annotation", dist.Categorical(logits=belief_logits), obs=jnp.maximum(said, 0))
+            answers = answer_logits(said, belief_logits, label_noise)
+            with mask(mask=known):
+                decided = dist.Categorical(logits=Vindex(answers[:, None])[..., w, :])
+                numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
         with mask(mask=known):
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=jnp.maximum(truth, 0))
 

@@ -10,8 +10,9 @@ from flax import nnx
 from jax import Array
 from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
+from numpyro.ops.indexing import Vindex
 
-from pl2d_ppl.channels import EXACT, label_channel
+from pl2d_ppl.channels import EXACT, answer_logits, label_channel
 from pl2d_ppl.networks import Frozen, apply_network, instantiate
 from pl2d_ppl.validation import check_deferral
 
@@ -28,6 +29,7 @@ def prob_l2d(
     classifier: nnx.Module | Callable[..., nnx.Module] | Frozen,
     label_noise: float = 1e-3,
     gate_trains_classifier: bool = False,
+    latent_annotations: bool = True,
     num_items: int | None = None,
 ) -> None:
     """Generate who decides on an item, what everybody would say, and the truth that the decider gets right.
@@ -64,6 +66,10 @@ def prob_l2d(
         Probability that the truth is drawn at random instead of read off the decider (epsilon of paper A).
     gate_trains_classifier : bool
         Whether the term of y trains the AI too; paper A's algorithm says no.
+    latent_annotations : bool
+        Whether t is a site. If not it is summed out within the distribution of y given z: the same evidence and
+        posterior of z, in O(M C) an item instead of O(M^2), and nothing to tell of t beyond ``belief_logits``. For many
+        experts.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against priors on weights.
 
@@ -87,13 +93,21 @@ def prob_l2d(
 
     with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
         z = numpyro.sample("z", dist.Categorical(logits=gate_logits[:, None]), infer={"enumerate": "parallel"})
-        with numpyro.plate("expert", num_deciders, dim=-1):
-            t = numpyro.sample("t", dist.Categorical(logits=belief_logits), infer={"enumerate": "parallel"})
-            with mask(mask=said >= 0):
-                recorded = dist.Categorical(logits=label_channel(num_categories, EXACT)[t])
-                numpyro.sample("annotation", recorded, obs=jnp.maximum(said, 0))
-            with mask(mask=known & (z == jnp.arange(num_deciders))):
-                decided = dist.Categorical(logits=label_channel(num_categories, label_noise)[t])
+        if latent_annotations:
+            with numpyro.plate("expert", num_deciders, dim=-1):
+                t = numpyro.sample("t", dist.Categorical(logits=belief_logits), infer={"enumerate": "parallel"})
+                with mask(mask=said >= 0):
+                    recorded = dist.Categorical(logits=label_channel(num_categories, EXACT)[t])
+                    numpyro.sample("annotation", recorded, obs=jnp.maximum(said, 0))
+                with mask(mask=known & (z == jnp.arange(num_deciders))):
+                    decided = dist.Categorical(logits=label_channel(num_categories, label_noise)[t])
+                    numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
+        else:
+            with numpyro.plate("expert", num_deciders, dim=-1), mask(mask=said >= 0):
+                numpyro.sample("annotation", dist.Categorical(logits=belief_logits), obs=jnp.maximum(said, 0))
+            answers = answer_logits(said, belief_logits, label_noise)
+            with mask(mask=known):
+                decided = dist.Categorical(logits=Vindex(answers[:, None])[..., z, :])
                 numpyro.sample("y", decided, obs=jnp.maximum(truth, 0))
         with mask(mask=known):
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=jnp.maximum(truth, 0))

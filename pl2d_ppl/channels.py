@@ -15,24 +15,23 @@ def label_channel(num_categories: int, error: float) -> Array:
     return jnp.log((1.0 - error) * jnp.eye(num_categories) + error / num_categories)
 
 
-def answer_logits(annotations: Array, ai_belief: Array, label_noise: float) -> Array:
-    """Logits of the truth if somebody decides, the AI last: of who said nothing all alike.
+def answer_logits(said: Array, belief_logits: Array, label_noise: float) -> Array:
+    """Logits of the truth if somebody decides, what they say summed out where it is missing.
 
     Parameters
     ----------
-    annotations : array of int, shape (N, M)
-        What people said, -1 where missing.
-    ai_belief : array, shape (N, C)
-        Logits of what the AI says.
+    said : array of int, shape (N, M+1)
+        What everybody said, -1 where missing.
+    belief_logits : array, shape (N, M+1, C)
+        What everybody would say.
     label_noise : float
         Probability that the truth is drawn at random instead of read off the decider.
 
     Returns
     -------
     Array, shape (N, M+1, C)
-        The logits.
+        ln A[t_m, y] of an observed t_m, else ln sum_c f_m(c) A[c, y], A being the channel.
     """
-    num_categories = ai_belief.shape[1]
-    people = jnp.where(annotations[..., None] >= 0, label_channel(num_categories, label_noise)[annotations], 0.0)
-    ai = jnp.log((1.0 - label_noise) * jax.nn.softmax(ai_belief, -1) + label_noise / num_categories)
-    return jnp.concatenate([people, ai[:, None]], axis=1)
+    num_categories = belief_logits.shape[-1]
+    missing = jnp.log((1.0 - label_noise) * jax.nn.softmax(belief_logits, -1) + label_noise / num_categories)
+    return jnp.where(said[..., None] >= 0, label_channel(num_categories, label_noise)[said], missing)

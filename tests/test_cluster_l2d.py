@@ -176,6 +176,20 @@ def test_evidence_and_marginals_equal_enumeration(precision, modelled):
             close(found["t"], expected["t"])
 
 
+def test_annotations_summed_out_leave_evidence_and_posterior(float64):
+    for number, (kind, options) in enumerate(KINDS.items()):
+        case = random_case(40 + number, modelled=True, **options)
+        expected = by_enumeration(case, True)
+        model = partial(cluster_l2d, latent_annotations=False)
+        given = {"membership": jnp.asarray(case.membership), **case.networks(True), **case.data}
+        close = partial(np.testing.assert_allclose, rtol=1e-9, atol=TINY, err_msg=kind)
+        close(log_evidence(model)(**given), expected["log_evidence"].sum())
+        found = marginals(model)(**given)
+        assert set(found) == {"v", "w"}
+        close(found["v"][:, 0], expected["v"])
+        close(found["w"][:, 0], expected["w"])
+
+
 @pytest.mark.parametrize(
     ("order", "modelled"),
     [

@@ -71,7 +71,9 @@ def naive_l2d(
         numpyro.factor("present", Vindex(jnp.where(present, 0.0, ABSENT)[:, None])[..., z])
         truth = jnp.maximum(y, 0)[:, None]
         # Annotations are no latent sites here, so that y may be read off the decider, without a plate of experts.
-        answers = answer_logits(annotations, jax.lax.stop_gradient(ai_logits), label_noise)
+        beliefs = jnp.pad(jax.lax.stop_gradient(ai_logits)[:, None], ((0, 0), (annotations.shape[1], 0), (0, 0)))
+        said = jnp.pad(annotations, ((0, 0), (0, 1)), constant_values=-1)  # the AI is never observed
+        answers = answer_logits(said, beliefs, label_noise)
         with mask(mask=(y >= 0)[:, None]):
             numpyro.sample("y", dist.Categorical(logits=Vindex(answers[:, None])[..., z, :]), obs=truth)
             numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=truth)
