@@ -94,6 +94,7 @@ def train_classifier(
         batch_size=batch_size,
         validation=parts[1] if held else None,
         progress=progress,
+        on_interrupt="raise",
     )
     return trained_network(result, "classifier", network)
 

@@ -234,6 +234,7 @@ def fit_clusters(
             arguments=arguments,
             validation=parts[1] if held else None,
             progress=progress,
+            on_interrupt="raise",
         )
 
     if program == "urn":

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,7 @@ def fit(
     patience: int | None = None,
     resume: FitResult | None = None,
     progress: bool = True,
+    on_interrupt: Literal["return", "raise"] = "return",
     max_plate_nesting: int = 2,
 ) -> FitResult:
     """Fit a model and a guide by stochastic variational inference.
@@ -92,14 +93,16 @@ def fit(
         Go on from an earlier fit of the same programs, up to ``epochs`` in all, as if it had never stopped.
     progress : bool
         Whether to show a progress bar.
+    on_interrupt : {"return", "raise"}
+        What Ctrl-C does: returns the fit at the end of the last epoch, with status ``interrupted``, or raises
+        KeyboardInterrupt, as is right within a larger task, which would take half a fit for a whole one.
     max_plate_nesting : int
         Number of batch dimensions that plates may use.
 
     Returns
     -------
     FitResult
-        Parameters, history and predictions. Ctrl-C returns the fit at the end of the last epoch, with status
-        ``interrupted``.
+        Parameters, history and predictions.
 
     Raises
     ------
@@ -114,6 +117,8 @@ def fit(
         check_data(validation, 1, "validation", like=data)
     elif patience is not None:
         raise ValueError("Expected validation data to stop early by, found patience without. Pass validation=...")
+    if on_interrupt not in ("return", "raise"):
+        raise ValueError(f"Expected on_interrupt='return' or 'raise', found {on_interrupt!r}.")
     if epochs < 1:
         raise ValueError(f"Expected at least one epoch, found epochs={epochs}.")
     check_arguments(arguments or {}, data)
@@ -131,7 +136,12 @@ def fit(
         _check_resume(resume, programs, rng_key)
         resume = resume.replace(programs=programs, leaves=leaves)
     training = _Training(rng_key, arrays, validation, batch_size)
-    return training.run(resume, epochs, patience, progress)
+    result = training.run(resume, epochs, patience, progress)
+    if result.status == "interrupted":
+        if on_interrupt == "raise":
+            raise KeyboardInterrupt
+        logger.warning("Interrupted in epoch %d; pass the result as resume= to go on.", result.epoch)
+    return result
 
 
 def _set_up_autoguides(guide: Callable, rng_key: Array, batch: Mapping[str, Array]) -> None:
@@ -176,7 +186,6 @@ class _Training:
                 if patience is not None and np.all(result.stale >= patience):
                     return result.replace(status="stopped_early")
         except KeyboardInterrupt:
-            logger.warning("Interrupted in epoch %d; pass the result as resume= to go on.", result.epoch)
             return result.replace(status="interrupted")
         finally:
             bar.close()

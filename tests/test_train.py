@@ -388,6 +388,15 @@ class Stopped:
         pass
 
 
+def test_ctrl_c_within_a_larger_task_is_raised(monkeypatch, caplog):
+    monkeypatch.setattr(training, "tqdm", Stopped(1, "before"))
+    with pytest.raises(KeyboardInterrupt):
+        quiet(KEY, TOY, nothing, TOY_DATA, OPTIMIZER, epochs=3, batch_size=12, on_interrupt="raise")
+    assert "resume" not in caplog.text
+    with pytest.raises(ValueError, match="on_interrupt='return' or 'raise', found 'stop'"):
+        quiet(KEY, TOY, nothing, TOY_DATA, OPTIMIZER, epochs=3, batch_size=12, on_interrupt="stop")
+
+
 @pytest.mark.parametrize("when", ["before", "after", "within"])
 def test_ctrl_c_returns_the_last_epoch_and_resume_goes_on_bit_for_bit(monkeypatch, caplog, regularised, when):
     model, validation = regularised
