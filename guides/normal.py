@@ -13,6 +13,8 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.handlers import block, seed, trace
 from numpyro.primitives import Messenger
 
+from pl2d_ppl.empirical import Empirical
+
 __all__ = ["normal"]
 
 
@@ -22,7 +24,8 @@ def normal(model: Callable, *, init_scale: float = 0.05) -> Callable:
     It is the ``continuous`` part of :func:`~pl2d_ppl.guides.exact.exact` and
     :func:`~pl2d_ppl.guides.mean_field.mean_field`. Unlike NumPyro's ``AutoNormal`` it keeps nothing from its first
     call: shapes are those of the arguments at hand, and it starts at the means of the priors, so that what was fitted
-    before in a process does not change a fit.
+    before in a process does not change a fit. Of a site that is :class:`~pl2d_ppl.empirical.Empirical` the draws are
+    drawn from, as they are.
 
     Parameters
     ----------
@@ -50,6 +53,9 @@ def normal(model: Callable, *, init_scale: float = 0.05) -> Callable:
         sizes = {name: site["args"] for name, site in tr.items() if site["type"] == "plate"}
         for name, site in tr.items():
             if not _is_latent(site):
+                continue
+            if isinstance(site["fn"], Empirical):  # a posterior that is carried on stays as it is
+                numpyro.sample(name, site["fn"])
                 continue
             transform = biject_to(site["fn"].support)
             start = jnp.nan_to_num(transform.inv(site["value"]), posinf=0.0, neginf=0.0)

@@ -11,6 +11,7 @@ from numpyro.handlers import block, seed, substitute, trace
 from numpyro.infer.autoguide import AutoNormal
 
 from pl2d_ppl import EnumELBO, fit
+from pl2d_ppl.empirical import Empirical
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.normal import normal
 
@@ -52,6 +53,21 @@ def test_it_starts_at_the_means_of_priors():
     }
     for name, mean in expected.items():
         np.testing.assert_allclose(means[name], mean, atol=1e-4, err_msg=name)
+
+
+def test_a_posterior_that_is_carried_on_stays_as_it_is():
+    """Its draws are drawn from, though its log-probability would let a normal be anywhere."""
+    draws = np.random.default_rng(0).dirichlet(np.ones(2), (5, 3)).transpose(0, 2, 1).astype(np.float32)
+
+    def model(x):
+        share = numpyro.sample("membership", Empirical(draws))
+        numpyro.sample("level", dist.Normal(share[0, 0], 1.0))
+
+    params = [site for site in sites(normal(model), x=X).values() if site["type"] == "param"]
+    assert {site["name"] for site in params} == {"level_loc", "level_scale"}
+    for number in range(5):
+        tr = trace(seed(normal(model), jax.random.key(number))).get_trace(X)
+        assert (np.asarray(tr["membership"]["value"]) == draws).all((1, 2)).any()
 
 
 def test_densities_are_those_of_the_automatic_guide():
