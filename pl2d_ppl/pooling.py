@@ -90,11 +90,14 @@ class PooledPeople:
         check_key(rng_key)
         if result.programs.batched:
             raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
+        if num_samples < 1:
+            raise ValueError(f"Expected at least one draw, found num_samples={num_samples}.")
         arguments = result.programs.call(result.leaves, {})
         _check_found("membership", arguments)
         draws = _draw_continuous(rng_key, result, num_samples)
-        _check_found(site, draws)
-        names = names_of(people, jnp.shape(arguments["membership"])[1], "person")
+        number = jnp.shape(arguments["membership"])[1]
+        _check_site(site, draws, number)
+        names = names_of(people, number, "person")
         return cls(result.model, result.params, arguments, draws, names, site)
 
     def values(self, name: str, x: ArrayLike) -> NDArray:
@@ -111,11 +114,19 @@ class PooledPeople:
         -------
         array, shape (S, ...)
             The draws.
+
+        Raises
+        ------
+        ValueError
+            If there is no such site.
         """
-        return np.asarray(_evaluate(self.model, (name,), *self._given(), jnp.asarray(x))[name])
+        try:
+            return np.asarray(_evaluate(self.model, (name,), *self._given(), jnp.asarray(x))[name])
+        except KeyError as error:
+            raise ValueError(f"Expected a site of the program, found no {name!r} in it.") from error
 
     def defer(self, x: ArrayLike, *, batch_size: int = 4096) -> Deferral:
-        """Say who should decide on items: the gate averaged over the draws.
+        """Say who should decide on items: the gate whose logits are means over the draws.
 
         Parameters
         ----------
@@ -128,8 +139,15 @@ class PooledPeople:
         -------
         Deferral
             Of these people.
+
+        Raises
+        ------
+        ValueError
+            If there are no items.
         """
         x = jnp.asarray(x)
+        if x.ndim < 2 or not len(x):
+            raise ValueError(f"Expected x of shape (N, ...) with at least one item, found {x.shape}.")
         parts = [
             _probabilities(self.model, *self._given(), x[i : i + batch_size]) for i in range(0, len(x), batch_size)
         ]
@@ -156,7 +174,8 @@ class PooledPeople:
         rng_key : Array
             A typed key.
         data : mapping of str to array, shape (N, ...)
-            ``x``, ``annotations`` (N, M') of the newcomers, -1 where missing, and ``y``.
+            ``x``, ``annotations`` (N, M') of the newcomers, -1 where missing, and ``y``, -1 where unknown. Who
+            annotated nothing of known truth is as their cluster is.
         membership : array, shape (K, M')
             Memberships of the newcomers.
         people : sequence of str, optional
@@ -185,11 +204,15 @@ class PooledPeople:
         missing = sorted({"x", "annotations", "y"} - set(data))
         if missing:
             raise ValueError(f"Expected x, annotations and y of newcomers, found no {', '.join(missing)}.")
+        if steps < 1:
+            raise ValueError(f"Expected at least one step, found steps={steps}.")
         number = np.shape(membership)[1]
+        data = _with_truth(data, number)
         names = [f"person_{i}" for i in range(known[1], known[1] + number)] if people is None else people
         everybody = (*self.people, *names_of(names, number, "person"))
         everybody = names_of(everybody, len(everybody), "person")
-        fit_key, draw_key = jax.random.split(rng_key)
+        # Draws of newcomers must not be those of the people before them, were the same key used again.
+        fit_key, draw_key = jax.random.split(jax.random.fold_in(rng_key, known[1]))
         shared = {name: a.mean(0) for name, a in self.draws.items() if name != self.site}
         model, guide, optimizer = _newcomers(self.model, steps, learning_rate)
         own: dict[str, Any] = {"shared": {**shared, **self.params}, "of_newcomers": jnp.asarray(membership)}
@@ -203,6 +226,7 @@ class PooledPeople:
             batch_size=np.shape(data["x"])[0],
             arguments={name: a for name, a in self.arguments.items() if name != "membership"} | own,
             progress=False,
+            on_interrupt="raise",
         )
         num_samples = len(self.draws[self.site])
         rows = _draw_continuous(draw_key, result, num_samples)[self.site]
@@ -224,6 +248,24 @@ def _check_found(name: str, found: Mapping[str, Any]) -> None:
             f"Expected a fit of pooled_l2d, with arguments={{'membership': ...}}, found no {name} in it, but "
             f"{sorted(found)}."
         )
+
+
+def _check_site(name: str, draws: Mapping[str, Array], number: int) -> None:
+    rows = sorted(n for n, a in draws.items() if a.ndim > 1 and a.shape[1] == number)
+    if name not in rows:
+        raise ValueError(
+            f"Expected a site with a row for each of the {number} people, found {name!r} not to be one. Pass site=, "
+            f"one of {rows or 'none'}."
+        )
+
+
+def _with_truth(data: Mapping[str, ArrayLike], number: int) -> dict[str, NDArray]:
+    """Items of known truth; without any, one on which nobody said anything, and which tells nothing."""
+    arrays = {name: np.asarray(a) for name, a in data.items()}
+    if (arrays["y"] >= 0).any() or arrays["annotations"].shape != (len(arrays["x"]), number):
+        return arrays
+    blank = {"x": np.zeros((1, *arrays["x"].shape[1:]), arrays["x"].dtype), "y": np.zeros(1, np.int32)}
+    return blank | {"annotations": np.full((1, number), -1, np.int32)}
 
 
 def _draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict[str, Array]:
@@ -272,5 +314,7 @@ def _evaluate(
 
 @partial(jax.jit, static_argnums=0)
 def _probabilities(model: Callable, params: dict, draws: dict, arguments: dict, x: Array) -> tuple[Array, Array]:
+    # Of the gate's logits, which are probabilities of being right, the mean decides: the mean of the gates would favour
+    # whom little is known of, who are likelier to be the best in some draw.
     logits = _evaluate(model, ("gate_logits", "ai_logits"), params, draws, arguments, x)
-    return jax.nn.softmax(logits["gate_logits"], -1).mean(0), jax.nn.softmax(logits["ai_logits"][0], -1)
+    return jax.nn.softmax(logits["gate_logits"].mean(0), -1), jax.nn.softmax(logits["ai_logits"][0], -1)

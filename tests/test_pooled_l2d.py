@@ -762,7 +762,7 @@ def test_values_and_deferral_equal_the_formulas():
     np.testing.assert_allclose(people, [one.person for one in values], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(right, expected, rtol=1e-4)
     for deferral in (pooled.defer(x), pooled.defer(x, batch_size=4)):
-        np.testing.assert_allclose(np.exp(deferral.log_gate), softmax(20 * expected, -1).mean(0), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(np.exp(deferral.log_gate), softmax(20 * expected.mean(0), -1), rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(deferral.ai, ai_probs, rtol=1e-4)
         assert deferral.people == NAMES[:OLD]
         np.testing.assert_array_equal(deferral.people_probs, np.eye(OLD + 1))
@@ -776,7 +776,7 @@ def test_a_trained_classifier_is_that_of_the_fit():
     pooled = by_hand(OMEGA, num_draws=5, model=model, params=params, arguments=arguments)
     deferral, expected = pooled.defer(X[:10]), softmax(np.float64(network(X[:10])), 1)
     np.testing.assert_allclose(deferral.ai, expected, rtol=1e-4)
-    gate = softmax(20 * np.array([one.p_right(expected) for one in values_of(pooled)]), -1).mean(0)
+    gate = softmax(20 * np.mean([one.p_right(expected) for one in values_of(pooled)], 0), -1)
     np.testing.assert_allclose(np.exp(deferral.log_gate), gate, rtol=1e-3, atol=1e-6)
 
 
@@ -792,10 +792,14 @@ def test_draws_of_a_batch_are_refused():
 @SLOW
 def test_draws_need_a_fit_of_people(monkeypatch):
     refuses = partial(pytest.raises, ValueError)
-    with refuses(match="Expected a fit of pooled_l2d.*found no person in it, but .*person_decentered"):
+    with refuses(
+        match=r"each of the 8 people, found 'person' not to be one. Pass site=, one of \['person_decentered'\]"
+    ):
         PooledPeople.of(KEY, fitted(), site="person")
     with refuses(match="Expected 8 names, one a person, found 1"):
         PooledPeople.of(KEY, fitted(), people=["a"])
+    with refuses(match="at least one draw, found num_samples=0"):
+        PooledPeople.of(KEY, fitted(), num_samples=0)
     with refuses(match="Expected a typed key"):
         PooledPeople.of(0, fitted())
     given = {"membership": OMEGA, "classifier": AI}
@@ -834,6 +838,28 @@ def test_without_annotations_newcomers_are_drawn_around_their_clusters():
     np.testing.assert_array_equal(joined.arguments["membership"], np.append(OMEGA[:, :OLD], ONE_EACH, 1))
     assert joined.people == (*NAMES[:OLD], "new", "newer")
     np.testing.assert_array_equal(p_right(joined, X[:5])[..., :OLD], p_right(before, X[:5])[..., :OLD])
+
+
+@SLOW
+@pytest.mark.parametrize("size", [len(X), 0])
+def test_newcomers_of_unknown_truth_or_without_items_are_as_without_annotations(size):
+    data = NEW | {"x": X[:size], "y": np.full(size, -1)}
+    data["annotations"] = data["annotations"][: len(data["x"])]
+    rows, silent = (
+        np.asarray(by_hand().join(jax.random.key(2), each, ONE_EACH).draws[SITE])[:, OLD:] for each in (data, SILENT)
+    )
+    np.testing.assert_allclose(rows.mean(0), silent.mean(0), atol=0.01)
+    np.testing.assert_allclose(rows.std(0), silent.std(0), rtol=0.01)
+
+
+@SLOW
+def test_draws_of_newcomers_are_not_those_of_the_others():
+    """Though the key of both is the same."""
+    joined = PooledPeople.of(KEY, fitted(), num_samples=200).join(KEY, SILENT, ONE_EACH)
+    new = np.asarray(joined.draws[SITE])[:, len(NAMES) :].reshape(200, -1)
+    others = [np.asarray(a).reshape(200, -1) for name, a in joined.draws.items() if name != SITE]
+    correlations = np.corrcoef(np.concatenate([new, *others], 1).T)[: new.shape[1], new.shape[1] :]
+    assert np.abs(correlations).max() < 0.4
 
 
 @SLOW
@@ -959,7 +985,7 @@ NEWCOMERS = {
     ),
     "fewer rows": ({"annotations": LABELS[:9]}, ONE_EACH, {}, "arrays of one length"),
     "no integers": ({"annotations": LABELS.astype(float)}, ONE_EACH, {}, "integer labels"),
-    "no truth": ({"y": np.full(400, -1)}, ONE_EACH, {}, "some truth"),
+    "no steps": ({}, ONE_EACH, {"steps": 0}, "at least one step, found steps=0"),
 }
 
 
@@ -979,6 +1005,14 @@ def test_newcomers_with_the_names_of_others(compiled):
     with pytest.raises(ValueError, match=rf"distinct names, one a person, found \['{NAMES[0]}'\]"):
         pooled.join(KEY, NEW, ONE_EACH, people=["x", NAMES[0]])
     nothing_compiled(compiled)
+
+
+def test_deferral_and_values_of_what_is_not_there():
+    pooled = by_hand(num_draws=2)
+    with pytest.raises(ValueError, match=r"at least one item, found \(0, 3\)"):
+        pooled.defer(X[:0])
+    with pytest.raises(ValueError, match="a site of the program, found no 'persons'"):
+        pooled.values("persons", X[:1])
 
 
 def test_newcomers_without_a_column():
