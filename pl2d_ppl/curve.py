@@ -15,6 +15,7 @@ from pl2d_ppl.deferral import Deferral
 from pl2d_ppl.learned import Learned
 from pl2d_ppl.methods import GuideName, Task, coverage_bounds, learn
 from pl2d_ppl.metrics import area_under_curve
+from pl2d_ppl.people import listed
 from pl2d_ppl.training import Training
 
 __all__ = ["coverage_curve", "evaluate_curve"]
@@ -92,7 +93,8 @@ def evaluate_curve(
     coverages : sequence of float
         Targets.
     staff : sequence of str, optional
-        Who is present; by default all whom the method knows. Where it knows none of them, the AI decides.
+        Who is present; by default all whom the method knows. Where it knows none of them, the AI decides. Who is
+        present and may be asked must be among the people of the test part.
     rng_key : Array, optional
         With it, ``accuracy_drawn`` tells of people who are really drawn, with offsets.
 
@@ -107,7 +109,7 @@ def evaluate_curve(
     Raises
     ------
     ValueError
-        If a coverage is not between 0 and 1, or the test part has no annotations.
+        If a coverage is not between 0 and 1, the test part has no annotations, or lacks somebody who is present.
     """
     _check_curve(test, coverages)
     fitted, days = ([_on_day(d, staff) for d in learned.defer(items)] for items in (x, test.x))
@@ -127,9 +129,10 @@ def evaluate_curve(
         known = test.y >= 0
         ai_accuracy.append(float((plain.ai.argmax(-1) == test.y)[known].mean()))
     alone = expert_accuracy(test)
-    best = max(a for a, name in zip(alone, test.annotators, strict=True) if a is not None and _may(name, staff))
     points = len(coverages) if learned.steered else 1
     alone_ai = float(np.mean(ai_accuracy))
+    able = [a for a, name in zip(alone, test.annotators, strict=True) if a is not None and _may(name, staff)]
+    best = max(able, default=alone_ai)
     # Where nobody can be deferred to there is no expert at coverage 0 to join the one point to.
     extremes = (best if days[0].staff[:-1].any() else alone_ai), alone_ai
     areas = {
@@ -170,8 +173,17 @@ def _ai_alone(deferral: Deferral) -> Deferral:
 
 
 def _annotations(deferral: Deferral, test: Annotated) -> np.ndarray:
-    """Annotations of the people of a deferral, in their order."""
-    return test.annotations[:, [test.annotators.index(name) for name in deferral.people]]
+    """Annotations of the people of a deferral, in their order; of who is absent they need not be known."""
+    columns = dict(zip(test.annotators, test.annotations.T, strict=True))
+    present = [name for name, there in zip(deferral.people, deferral.staff[:-1], strict=True) if there]
+    unknown = [name for name in present if name not in columns]
+    if unknown:
+        raise ValueError(
+            f"Expected a test part with annotations of everybody who may be asked, found none of {listed(unknown)}. "
+            "Pass staff= without them, or test items that they annotated."
+        )
+    nothing = np.full(test.num_items, -1)
+    return np.stack([columns.get(name, nothing) for name in deferral.people], axis=1)
 
 
 def _area(coverage: list[float], accuracy: list[float], expert_accuracy: float, ai_accuracy: float) -> float:

@@ -15,8 +15,9 @@ from pl2d_ppl.data import Annotated
 from pl2d_ppl.deferral import Deferral
 from pl2d_ppl.pooling import PooledPeople
 from pl2d_ppl.result import FitResult
+from pl2d_ppl.validation import check_membership
 
-__all__ = ["GateLearned", "Learned", "PooledLearned", "PopulationLearned"]
+__all__ = ["GateLearned", "Learned", "PooledLearned", "PopulationLearned", "heard_people", "representations"]
 
 View = Callable[[NDArray], NDArray]
 
@@ -69,6 +70,8 @@ class GateLearned:
         Of people in the clusters that the gate is over.
     view : callable, optional
         How a method sees memberships, such as rounded.
+    num_clusters : int, optional
+        K of the memberships that newcomers have, where it must be that of training.
     """
 
     fits: list[FitResult]
@@ -76,6 +79,7 @@ class GateLearned:
     steered: bool
     membership: NDArray | None = None
     view: View | None = None
+    num_clusters: int | None = None
 
     def defer(self, x: ArrayLike) -> list[Deferral]:
         """See :class:`Learned`."""
@@ -88,6 +92,7 @@ class GateLearned:
         del rng_key
         if self.view is None or self.membership is None or membership is None:
             return self
+        check_membership(membership, self.num_clusters, data.num_experts, people=data.annotators)
         joined = np.concatenate([self.membership, self.view(membership)], axis=1)
         return dataclasses.replace(self, membership=joined, people=(*self.people, *data.annotators))
 
@@ -127,6 +132,8 @@ class PopulationLearned:
         People.
     names : tuple of str
         Their names.
+    heard : array of bool, shape (M,)
+        Who annotated an item of known truth. Of the others nothing is known, and they are not asked.
     class_logits : callable
         Network of the AI, from x to (N, C).
     """
@@ -134,6 +141,7 @@ class PopulationLearned:
     fit: PopulationFit
     representation: Array
     names: tuple[str, ...]
+    heard: NDArray[np.bool_]
     class_logits: Callable[[Array], Array]
     steered: bool = False
 
@@ -141,16 +149,47 @@ class PopulationLearned:
         """See :class:`Learned`: the person with the largest logit decides, or the AI's best category."""
         x = jnp.asarray(x)
         categories = self.class_logits(x)
-        logits = jnp.concatenate([self.fit.deferral_logits(x, self.representation), categories.max(-1)[:, None]], 1)
+        people = jnp.where(self.heard, self.fit.deferral_logits(x, self.representation), -jnp.inf)
+        logits = jnp.concatenate([people, categories.max(-1)[:, None]], 1)
         gate, ai = (np.asarray(jax.nn.softmax(a, -1)) for a in (logits, categories))
         return [Deferral.of(gate, ai, people=self.names)]
 
     def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "PopulationLearned":
         """See :class:`Learned`: as the representation of what they annotated."""
         del rng_key, membership
-        psi = self.fit.representation(data.x, data.annotations, data.y)
+        psi, heard = representations(self.fit, data)
         return dataclasses.replace(
             self,
             representation=jnp.concatenate([self.representation, psi]),
             names=(*self.names, *data.annotators),
+            heard=np.concatenate([self.heard, heard]),
         )
+
+
+def representations(fit: PopulationFit, data: Annotated) -> tuple[Array, NDArray[np.bool_]]:
+    """Represent people by what they annotated.
+
+    Parameters
+    ----------
+    fit : PopulationFit
+        The networks.
+    data : Annotated
+        Items, annotations of M people, and truth.
+
+    Returns
+    -------
+    psi : Array, shape (M, R)
+        Representations; of who annotated nothing of known truth, zeros.
+    heard : array of bool, shape (M,)
+        Who did annotate.
+    """
+    heard = heard_people(data)
+    psi = jnp.zeros((data.num_experts, fit.network.encoder.outputs[0]))
+    if heard.any():
+        psi = psi.at[heard].set(fit.representation(data.x, data.annotations[:, heard], data.y))
+    return psi, heard
+
+
+def heard_people(data: Annotated) -> NDArray[np.bool_]:
+    """Who annotated an item of known truth, shape (M,)."""
+    return ((data.annotations >= 0) & (data.y >= 0)[:, None]).any(0)

@@ -17,7 +17,7 @@ from pl2d_ppl.baselines.two_stage import two_stage
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.guiding import no_guide
 from pl2d_ppl.handlers import workload
-from pl2d_ppl.learned import GateLearned, Learned, PooledLearned, PopulationLearned, View
+from pl2d_ppl.learned import GateLearned, Learned, PooledLearned, PopulationLearned, View, heard_people, representations
 from pl2d_ppl.networks import Ensemble, Frozen, network_for
 from pl2d_ppl.pooling import PooledPeople
 from pl2d_ppl.result import FitResult
@@ -228,6 +228,7 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
             batch_size=training.batch(data.num_items),
             arguments=arguments,
             progress=False,
+            on_interrupt="raise",
         )
 
     bounds = [coverage_bounds(c, size - 1) for c in task.coverages]
@@ -242,7 +243,8 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
         for pair in bounds:
             fits.append(train(rng_key, workload(free_guide, site, *pair, window=training.window)))
             on_fit()
-    return GateLearned(fits, data.annotators, site is not None, membership, view)
+    num_clusters = len(everybody) if name in NEED_MEMBERSHIP else None
+    return GateLearned(fits, data.annotators, site is not None, membership, view, num_clusters)
 
 
 def coverage_bounds(coverage: float, num_experts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -284,10 +286,13 @@ def _view(name: str, task: Task) -> View | None:
 
 def _learn_population(rng_key: jax.Array, task: Task) -> PopulationLearned:
     data, training, ai = task.train, task.training, task.classifier
+    heard = heard_people(data)
+    if not heard.any():
+        raise ValueError("Expected somebody with annotations of items of known truth for l2d-pop, found nobody.")
     trained = train_l2d_pop(
         rng_key,
         data.x,
-        data.annotations,
+        data.annotations[:, heard],
         data.y,
         data.num_categories,
         hidden=training.hidden,
@@ -295,8 +300,8 @@ def _learn_population(rng_key: jax.Array, task: Task) -> PopulationLearned:
         batch_size=training.batch(data.num_items),
         class_logits=None if ai is None else ai(jnp.asarray(data.x)),
     )
-    psi = trained.representation(data.x, data.annotations, data.y)
-    return PopulationLearned(trained, psi, data.annotators, trained.class_logits if ai is None else ai)
+    psi, heard = representations(trained, data)
+    return PopulationLearned(trained, psi, data.annotators, heard, trained.class_logits if ai is None else ai)
 
 
 def _learn_pooled(rng_key: jax.Array, task: Task) -> PooledLearned:
@@ -314,6 +319,7 @@ def _learn_pooled(rng_key: jax.Array, task: Task) -> PooledLearned:
         batch_size=data.num_items,
         arguments={"membership": np.asarray(membership, np.float32), "classifier": task.classifier},
         progress=False,
+        on_interrupt="raise",
     )
     return PooledLearned(PooledPeople.of(draw_key, result, people=data.annotators))
 
@@ -340,7 +346,14 @@ def _check(name: str, task: Task) -> None:
             "Expected a classifier that was trained on other items for pooled, which learns from these how often it is "
             "right, found none. See pl2d onboard."
         )
+    if not len(task.coverages):
+        raise ValueError("Expected at least one coverage in the task, found none.")
     if task.membership is not None:
+        if np.ndim(task.membership) != 2:
+            raise ValueError(
+                f"Expected memberships of shape (K, M), found {np.shape(task.membership)}. Of draws pass the mean, or "
+                "fit cluster_l2d itself."
+            )
         check_membership(task.membership, num_people=task.train.num_experts, people=task.train.annotators)
 
 
