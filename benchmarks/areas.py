@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pl2d_ppl.data import read_npz
-from pl2d_ppl.reports import prepare_split, run_seeds
+from pl2d_ppl.seeds import prepare_split, run_seeds
 from pl2d_ppl.training import Training
 
 ROWS = (("naive", "exact"), ("prob-l2d", "exact"), ("prob-l2d", "mean-field"))

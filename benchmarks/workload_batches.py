@@ -15,7 +15,7 @@ import numpy as np
 
 from pl2d_ppl.curve import coverage_curve
 from pl2d_ppl.data import read_npz
-from pl2d_ppl.reports import prepare_split
+from pl2d_ppl.seeds import prepare_split
 from pl2d_ppl.training import Training
 
 TARGETS = (0.2, 0.5, 0.8)

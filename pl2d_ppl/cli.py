@@ -213,6 +213,7 @@ def onboard_people(
     coverages: Option[str, typer.Option(help="Shares that the AI decides, with commas.")] = "0,.2,.4,.6,.8,1",
     steps: Option[int, typer.Option(help="Steps of SGD of the gates, rounded to whole epochs.", min=1)] = 400,
     cluster_steps: Option[int, typer.Option(help="Steps of Adam of the clusters, likewise.", min=1)] = 1000,
+    ai_steps: Option[int, typer.Option(help="Steps of the AI, likewise.", min=1)] = 2000,
     out: Out = Path("outputs/onboard"),
 ) -> None:
     """Compare methods on people known from few items, in clusters found in anonymous votes. Finished seeds are kept."""
@@ -235,6 +236,7 @@ def onboard_people(
         methods=chosen,
         training=Training(steps=steps),
         cluster_steps=cluster_steps,
+        ai_steps=ai_steps,
     )
     typer.echo(run_onboard(data, out, integers(context), range(seed, seed + seeds), options))
 

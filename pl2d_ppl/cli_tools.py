@@ -27,7 +27,8 @@ def reports_errors(command: Callable) -> Callable:
             typer.secho(f"pl2d: {error}", fg="red", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
-            typer.secho("pl2d: interrupted; the same command goes on with the seeds that are missing.", err=True)
+            kept = "seeds that were finished are kept, and the same command goes on with the others"
+            typer.secho(f"pl2d: interrupted; {kept}.", err=True)
             raise typer.Exit(130) from None
 
     return wrapped

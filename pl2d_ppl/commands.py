@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,24 @@ from pl2d_ppl.handlers import workload
 from pl2d_ppl.methods import GuideName, build_method
 from pl2d_ppl.plots import plot_curve
 from pl2d_ppl.projection import check_bounds
-from pl2d_ppl.reports import prepare_split, read_report, run_seeds, write_json
+from pl2d_ppl.reports import known_mean, mean_and_spread, select_seeds, write_json
+from pl2d_ppl.seeds import prepare_split, run_seeds
 from pl2d_ppl.train import fit
 from pl2d_ppl.training import Training
 from pl2d_ppl.writing import check_writable, written_whole
 
-__all__ = ["CurveOptions", "FitOptions", "curve_table", "run_curve", "run_fit", "run_predict", "save_figure"]
+__all__ = [
+    "CurveOptions",
+    "FitOptions",
+    "also_kept",
+    "curve_table",
+    "run_curve",
+    "run_fit",
+    "run_predict",
+    "save_figure",
+]
+
+AREAS = {"area": "area_offset", "plain area": "area"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,22 +77,30 @@ def run_curve(path: Path, out: Path, options: CurveOptions) -> str:
 
     settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("seeds", "seed", "coverages")}
     training = Training(steps=options.steps, batch_size=options.batch_size, window=options.window)
+    seeds = range(options.seed, options.seed + options.seeds)
     with tqdm(total=options.seeds * len(options.coverages), unit="fit") as bar:
         report = run_seeds(
             prepare,
-            range(options.seed, options.seed + options.seeds),
+            seeds,
             options.coverages,
             {"data": path.name, "sha256": digest(path), **settings},
-            known=read_report(out / "report.json"),
+            path=out / "report.json",
             on_point=bar.update,
-            on_seed=partial(write_json, out / "report.json"),
             method=options.method,
             guide=options.guide,
             training=training,
         )
-    write_json(out / "report.json", report)
     save_figure(plot_curve({options.method: report}).figure, out / "curve.png")
-    return f"{curve_table({options.method: report})}\nWritten: {out / 'report.json'}, {out / 'curve.png'}"
+    table = curve_table({options.method: select_seeds(report, seeds)})
+    return f"{table}\nWritten: {out / 'report.json'}, {out / 'curve.png'}{also_kept(report, seeds)}"
+
+
+def also_kept(report: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    """Tell which seeds a report holds, if there are others than were asked for."""
+    if set(report["seeds"]) <= set(seeds):
+        return ""
+    held = ", ".join(map(str, sorted(report["seeds"])))
+    return f"\nThe table is of the seeds asked for; the files hold seeds {held}."
 
 
 def read_with_features(path: Path, *, subset: bool = False) -> tuple[Annotated, Annotated | None]:
@@ -101,22 +121,68 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def curve_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Table of realised coverage and accuracy, means over seeds, with offsets; and areas."""
+    """Table of realised coverage and accuracy, with offsets, and areas: means over the seeds that have a value.
+
+    Parameters
+    ----------
+    reports : mapping of str to mapping
+        By name of the method, as :func:`~pl2d_ppl.seeds.run_seeds` returns them.
+
+    Returns
+    -------
+    str
+        The table; below, which values are missing, and who is how good alone.
+
+    Warns
+    -----
+    UserWarning
+        If there are decisions that cannot be judged, once a method.
+    """
     width = max(len(name) for name in reports) + 2
-    targets = next(iter(reports.values()))["coverages"]
-    lines = [" " * (width + 10) + "".join(f"{c:>8.2f}" for c in targets) + "    area (plain argmax)"]
+    first = next(iter(reports.values()))
+    seeds = len(first["seeds"])
+    head = "".join(f"{c:>8.2f}" for c in first["coverages"])
+    lines = [f"{'':<{width + 10}}{head}    area (plain argmax), mean ± spread over {seeds} seed{'s' * (seeds > 1)}"]
     for name, report in reports.items():
-        for key in ("coverage", "accuracy"):
-            values = np.asarray(report[f"{key}_offset"], float).mean(0)
-            row = f"{name:<{width}}{key:<10}" + "".join(f"{v:8.3f}" for v in values)
-            if key == "accuracy":
-                areas = [np.asarray(report[a], float) for a in ("area_offset", "area")]
-                row += f"{areas[0].mean():8.2f} ± {areas[0].std():.2f} ({areas[1].mean():.2f} ± {areas[1].std():.2f})"
-            lines.append(row)
-    ai = np.mean([np.mean(report["ai_accuracy"]) for report in reports.values()])
-    experts = next(iter(reports.values()))["expert_accuracy"][0]
-    shown = ", ".join("no annotation" if a is None else f"{a:.3f}" for a in experts)
-    return "\n".join([*lines, f"alone: AI {ai:.3f}; experts {shown}"])
+        rows = {"coverage": (known_mean(report["coverage_offset"]), "")}
+        rows["accuracy"] = known_mean(report["accuracy_offset"]), _areas(report)
+        judged = np.minimum(report["judged"], report["judged_offset"]).min(0)
+        if judged.min() < 1:
+            _warn_unjudged(name, judged.min())
+            rows["judged"] = judged, f"   least: {judged.min():.3f}"
+        for key, (values, end) in rows.items():
+            lines.append(f"{name:<{width}}{key:<10}" + "".join(f"{v:8.3f}" for v in values) + end)
+    missing = [line for name, report in reports.items() for line in _missing(name, report)]
+    ai = np.mean([known_mean(report["ai_accuracy"]) for report in reports.values()])
+    experts = known_mean(first["expert_accuracy"])
+    shown = ", ".join("no annotation" if np.isnan(a) else f"{a:.3f}" for a in experts)
+    return "\n".join([*lines, *missing, f"alone: AI {ai:.3f}; experts {shown}"])
+
+
+def _areas(report: Mapping[str, Any]) -> str:
+    bounded, plain = (mean_and_spread(report[name]) for name in ("area_offset", "area"))
+    return f"{bounded:>15} ({plain})"
+
+
+def _warn_unjudged(name: str, least: float) -> None:
+    message = (
+        f"{name}: as few as {least:.3f} of the decisions can be judged, those on items that whoever decides annotated "
+        "and whose truth is known. Accuracies and areas are over these."
+    )
+    warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _missing(name: str, report: Mapping[str, Any]) -> list[str]:
+    """Tell which seeds have no value, of what: means and areas are over the others."""
+    columns = zip(report["coverages"], np.asarray(report["accuracy_offset"], float).T, strict=True)
+    values = {f"accuracy at {target:.2f}": column for target, column in columns}
+    values |= {label: np.asarray(report[key], float) for label, key in AREAS.items()}
+    gaps = []
+    for label, column in values.items():
+        without = [str(seed) for seed, value in zip(report["seeds"], column, strict=True) if np.isnan(value)]
+        if without:
+            gaps.append(f"{label} of seed{'s' * (len(without) > 1)} {', '.join(without)}")
+    return [f"{name}: missing, as nothing could be judged: {'; '.join(gaps)}"] if gaps else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +229,7 @@ def run_fit(path: Path, out: Path, options: FitOptions) -> str:
         optimizer,
         epochs=options.epochs,
         batch_size=batch_size,
+        on_interrupt="raise",
     )
     offsets = result.offsets(scaled.x, lower, upper)
     with written_whole(out, marker="settings.json") as folder:

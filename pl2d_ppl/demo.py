@@ -15,7 +15,8 @@ from pl2d_ppl.handlers import workload
 from pl2d_ppl.methods import build_method
 from pl2d_ppl.plots import plot_curve
 from pl2d_ppl.posterior import to_datatree
-from pl2d_ppl.reports import prepare_split, run_seeds, write_json
+from pl2d_ppl.reports import write_json
+from pl2d_ppl.seeds import prepare_split, run_seeds
 from pl2d_ppl.simulate import superclass_experts
 from pl2d_ppl.train import fit
 from pl2d_ppl.training import Training
@@ -77,9 +78,12 @@ def _save_posterior(path: Path, prepare: Callable, training: Training) -> None:
     """Fit at coverage one half, and write the posterior of the test items' deciders and annotations."""
     fit_key, posterior_key = jax.random.split(jax.random.key(0))
     train, test = prepare(fit_key, 0)
+    from pl2d_ppl.guides.exact import exact
+
     lower, upper = coverage_bounds(0.5, train.num_experts)
-    model, guide = build_method("prob-l2d", train, training.hidden, "exact")
-    guide = workload(guide, "z", lower, upper)
+    model, _ = build_method("prob-l2d", train, training.hidden, "exact")
+    model = partial(model, latent_annotations=True)
+    guide = workload(exact(model, ["z"]), "z", lower, upper)
     epochs, optimizer = training.epochs(train.num_items), training.optimizer(train.num_items)
     result = fit(
         fit_key,
@@ -90,6 +94,7 @@ def _save_posterior(path: Path, prepare: Callable, training: Training) -> None:
         epochs=epochs,
         batch_size=training.batch_size,
         progress=False,
+        on_interrupt="raise",
     )
     coords = {"expert": [*train.annotators, "AI"], "category": list(train.classes)}
     tree = to_datatree(posterior_key, result, test.batch(), num_samples=100, coords=coords)

@@ -1,7 +1,6 @@
 """What ``pl2d onboard`` does: the onboarding experiment over seeds and numbers of context items."""
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -14,15 +13,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pl2d_ppl.clusters import equal_sizes
-from pl2d_ppl.commands import read_with_features, save_figure
+from pl2d_ppl.commands import also_kept, read_with_features, save_figure
 from pl2d_ppl.curve import coverage_bounds
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.data.formats import digest
 from pl2d_ppl.decisions import expert_accuracy
 from pl2d_ppl.methods import NEED_MEMBERSHIP
-from pl2d_ppl.onboarding import OnboardingOptions, Workplace, onboard, open_workplace, set_up_firm
+from pl2d_ppl.onboarding import OnboardingOptions, Workplace, kept_items, onboard, open_workplace, set_up_firm
 from pl2d_ppl.plots import plot_heatmap, plot_onboarding
-from pl2d_ppl.reports import read_report, versions, write_json
+from pl2d_ppl.reports import add_seed, mean_and_spread, resume_report, select_seeds
 from pl2d_ppl.simulate import realised_error
 from pl2d_ppl.writing import check_writable
 
@@ -61,10 +60,12 @@ def run_onboard(
             f"Expected features of shape (N, D) beside the AI's confidence, found images, {data.x.shape}. Pass --gate "
             "features."
         )
-    check_writable(out / "report.json")
+    _check_items(data.num_items, contexts[-1], options)
+    path = out / "report.json"
+    check_writable(path)
     settings = {**source, "contexts": contexts, "options": dataclasses.asdict(options)}
-    settings = json.loads(json.dumps(settings))  # as it will be read again
-    report = _resumed(read_report(out / "report.json"), settings)
+    empty = {"settings": settings, "seeds": [], "published": {"cifar100": PUBLISHED}}
+    report = resume_report(path, settings, empty)
     fits = len(contexts) * len(options.methods)
     with tqdm(total=len(seeds) * fits, unit="fit") as bar:
         for seed in seeds:
@@ -72,11 +73,9 @@ def run_onboard(
                 bar.update(fits)
                 continue
             people, row = _run_seed(seed, data, contexts, options, bar.update)
-            report = {**report, "seeds": [*report["seeds"], seed], "people": people, **_appended(report, row)}
-            write_json(out / "report.json", report)
-    write_json(out / "report.json", report)
-    written = [out / "report.json", *_draw(out, report)]
-    return f"{onboard_table(report)}\nWritten: {', '.join(map(str, written))}"
+            report = add_seed(path, report, settings, seed, row, people=people)
+    written = ", ".join(map(str, [path, *_draw(out, report)]))
+    return f"{onboard_table(select_seeds(report, seeds))}\nWritten: {written}{also_kept(report, seeds)}"
 
 
 def _check(contexts: Sequence[int], options: OnboardingOptions) -> None:
@@ -95,6 +94,22 @@ def _check(contexts: Sequence[int], options: OnboardingOptions) -> None:
         equal_sizes(options.people, options.clusters)
     elif not options.alpha > 0:
         raise ValueError(f"Expected a positive concentration alpha, found {options.alpha}.")
+
+
+def _check_items(num_items: int, num_context: int, options: OnboardingOptions) -> None:
+    most = _most_context(num_items, options)
+    if num_context > most:
+        test, unlabelled, least = kept_items(num_items, options)
+        raise ValueError(
+            f"Expected at most {most} context items, found {num_context}: of {num_items} items {test} are to test, "
+            f"{unlabelled} to fit offsets, and {least} at least for training. Lower --context, or bring more "
+            "items."
+        )
+
+
+def _most_context(num_items: int, options: OnboardingOptions) -> int:
+    """Items that may be annotated, when enough is left for training."""
+    return num_items - sum(kept_items(num_items, options))
 
 
 def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
@@ -118,13 +133,6 @@ def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
         warnings.warn(f"People are simulated on the items of {path}; left aside: {found}.", UserWarning, stacklevel=2)
     known = data.take(data.y >= 0)
     return known, {"data": path.name, "sha256": digest(path)}
-
-
-def _resumed(known: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """An earlier report of the same settings, or one without seeds."""
-    if known and known.get("settings") == settings:
-        return {**known, "versions": versions()}
-    return {"settings": settings, "seeds": [], "published": {"cifar100": PUBLISHED}, "versions": versions()}
 
 
 def _run_seed(
@@ -160,10 +168,10 @@ def _run_seed(
 
 
 def _reserved(num_items: int, num_context: int, options: OnboardingOptions) -> int:
-    """Items to annotate: of their own as far as there are enough; half of all are for training and test."""
+    """Items to annotate: of their own as far as there are enough; half of all at most."""
     everybody = options.people + round(options.replaced * options.people)
     wanted = num_context * everybody if options.own_items else num_context
-    return max(num_context, min(wanted, num_items // 2))
+    return max(num_context, min(wanted, num_items // 2, _most_context(num_items, options)))
 
 
 def _alone(place: Workplace) -> dict[str, float]:
@@ -174,28 +182,29 @@ def _alone(place: Workplace) -> dict[str, float]:
     return {"ai": float((said == place.test.y).mean()), "best_person": best}
 
 
-def _appended(lists: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists with one value more, that of a row of the same nested names."""
-    return {
-        name: _appended(lists.get(name, {}), value) if isinstance(value, Mapping) else [*lists.get(name, []), value]
-        for name, value in row.items()
-    }
-
-
 def _draw(out: Path, report: Mapping[str, Any]) -> list[Path]:
     """Draw the curves, and where people belong at the first seed and the most context items."""
     figures = {"curve.png": plot_onboarding(report)}
     if report["memberships"]:
         number = str(report["settings"]["contexts"][-1])
         soft, spread = (np.array(report["memberships"][number][name][0]) for name in ("soft", "interval"))
-        rates = report["error_rates"][0]
-        names = [f"{name}\nerrs {100 * r:.0f} %" for name, r in zip(report["people"]["names"], rates, strict=True)]
+        names = _labels(report)
         label = f"membership after {number} items, seed {report['seeds'][0]}: posterior mean and 90 % interval"
         clusters = [f"cluster {k}" for k in range(len(soft))]
         figures["membership.png"] = plot_heatmap(soft, clusters, names, label=label, spread=spread).figure
     for name, figure in figures.items():
         save_figure(figure, out / name)
     return [out / name for name in figures]
+
+
+def _labels(report: Mapping[str, Any]) -> list[str]:
+    """Names of people, whether they came or left before the day, and how often they err at the first seed."""
+    people, staff = report["people"], report["settings"]["options"]["people"]
+    labels = []
+    for m, (name, rate) in enumerate(zip(people["names"], report["error_rates"][0], strict=True)):
+        moved = "\n(new)" if m >= staff else "" if name in people["present"] else "\n(gone)"
+        labels.append(f"{name}{moved}\nerrs {100 * rate:.0f} %")
+    return labels
 
 
 def onboard_table(report: Mapping[str, Any]) -> str:
@@ -217,19 +226,15 @@ def onboard_table(report: Mapping[str, Any]) -> str:
     head = "".join(f"{number + ' context items':>32}" for number in report["results"])
     lines = [f"{'':<{width}}{head}"]
     for name in names[:-2]:
-        cells = (f"{_spread(rows[name]['area_offset'])} ({_spread(rows[name]['area'])})" for rows in results)
+        areas = ((mean_and_spread(rows[name][key]) for key in ("area_offset", "area")) for rows in results)
+        cells = ("{} ({})".format(*both) for both in areas)
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>32}" for cell in cells))
     for name, key in zip(names[-2:], ("ai", "best_person"), strict=True):
-        cell = _spread(100 * np.array(report["alone"][key]))
+        cell = mean_and_spread(100 * np.array(report["alone"][key]))
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>32}" for _ in results))
     seeds = len(report["seeds"])
     title = f"Area x 100 with offsets (plain argmax), mean ± spread over {seeds} seed{'s' * (seeds > 1)}"
     return "\n".join([title, *lines, _people(report)])
-
-
-def _spread(values: Any) -> str:
-    values = np.asarray(values, float)
-    return f"{values.mean():.2f} ± {values.std():.2f}"
 
 
 def _people(report: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "Firm",
     "OnboardingOptions",
     "Workplace",
+    "kept_items",
     "learn_and_join",
     "onboard",
     "open_workplace",
@@ -224,11 +225,11 @@ def set_up_firm(
         )
     order_key, people_key, vote_key, ai_key, cluster_key = jax.random.split(rng_key, 5)
     order = np.asarray(jax.random.permutation(order_key, len(x)))
-    test, unlabelled = _kept_items(len(x), options)
+    test, unlabelled, least = kept_items(len(x), options)
     num_training = min(options.training_items, len(x) - test - unlabelled - reserved)
-    if num_training < len(x) // 4:
+    if num_training < least:
         raise ValueError(
-            f"Expected a quarter of the {len(x)} items for training at least, beside {reserved} to annotate, "
+            f"Expected {least} of the {len(x)} items for training at least, beside {reserved} to annotate, "
             f"{unlabelled} without labels and {test} to test, found {num_training}. Lower the number of context items, "
             "or of people with items of their own."
         )
@@ -266,9 +267,10 @@ def set_up_firm(
     return Firm(x, y, groups, annotations, num_categories, num_training, classifier, run)
 
 
-def _kept_items(num_items: int, options: OnboardingOptions) -> tuple[int, int]:
-    """Numbers of items to test, and to fit offsets on."""
-    return min(options.test_items, num_items // 4), min(options.unlabelled_items, num_items // 8)
+def kept_items(num_items: int, options: OnboardingOptions) -> tuple[int, int, int]:
+    """Numbers of items to test, to fit offsets on, and to train on at the least."""
+    test, unlabelled = min(options.test_items, num_items // 4), min(options.unlabelled_items, num_items // 8)
+    return test, unlabelled, min(options.training_items, num_items // 4)
 
 
 def replaced_people(groups: NDArray, share: float) -> NDArray:
@@ -315,7 +317,7 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
     ValueError
         If there are too few items.
     """
-    test, unlabelled = _kept_items(len(firm.x), options)
+    test, unlabelled, _ = kept_items(len(firm.x), options)
     pool = np.arange(firm.num_training, len(firm.x) - test - unlabelled)
     if num_context > len(pool):
         raise ValueError(f"Expected at most {len(pool)} context items, which are left, found {num_context}.")
@@ -372,7 +374,8 @@ def _with_confidence(firm: Firm) -> tuple[NDArray, Frozen]:
     """Inputs with the log-odds of the AI's first choice, standardised, as a last column; and the AI of these."""
     probs = np.asarray(jax.nn.softmax(firm.classifier(jnp.asarray(firm.x)), -1), np.float64).max(-1)
     log_odds = np.log(probs) - np.log(np.maximum(1 - probs, 1e-6))
-    column = (log_odds - log_odds.mean()) / max(log_odds.std(), 1e-6)
+    mean, scale = mean_and_scale(log_odds[: firm.num_training, None])
+    column = (log_odds[:, None] - mean) / scale
     network = _Columns(firm.classifier.module, firm.x.shape[1])
     return np.column_stack([firm.x, column]).astype(np.float32), Frozen.of(network)
 
@@ -435,4 +438,4 @@ def learn_and_join(name: str, rng_key: jax.Array, place: Workplace, options: Onb
     learned = learn(name, rng_key, task)
     if place.newcomers is None:
         return learned
-    return learned.join(rng_key, place.newcomers, place.newcomer_membership)
+    return learned.join(jax.random.fold_in(rng_key, 1), place.newcomers, place.newcomer_membership)

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from pl2d_ppl.reports import known_mean
+
 __all__ = ["plot_curve", "plot_heatmap", "plot_missing", "plot_onboarding", "plot_perplexity"]
 
 # Ten methods can be told apart; grey is for those who decide alone.
@@ -34,26 +36,26 @@ def plot_curve(reports: Mapping[str, Mapping[str, Any]], *, offsets: bool = True
     ax = _axes(ax, 6.4, 4.4)
     suffix = "_offset" if offsets else ""
     for index, (name, report) in enumerate(reports.items()):
-        area = np.nanmean(np.asarray(report["area" + suffix], float))
-        _draw_method(ax, index, report, suffix, f"{name} (area {area:.1f})")
+        _draw_method(ax, index, report, suffix, f"{name} (area {known_mean(report['area' + suffix]):.1f})")
     first = next(iter(reports.values()))
-    experts = np.array(first["expert_accuracy"], float)  # None becomes NaN
-    _draw_alone(ax, np.mean(first["ai_accuracy"]), np.nanmax(np.nanmean(experts, 0)), "best expert alone")
+    best = np.nanmax(known_mean(first["expert_accuracy"]))
+    _draw_alone(ax, float(known_mean(first["ai_accuracy"])), best, "best expert alone")
     ax.set(xlabel="coverage: share of items that the AI decides", ylabel="accuracy of the final decision")
     ax.legend(fontsize="small")
     return ax
 
 
 def _draw_method(ax: Any, index: int, report: Mapping[str, Any], suffix: str, label: str) -> None:
-    """Draw the mean curve of a method, in the style of its place, and every seed as a faint line."""
+    """Draw the mean curve of a method, over seeds with a value, in the style of its place; every seed faintly."""
     coverage, accuracy = (np.asarray(report[key + suffix], float) for key in ("coverage", "accuracy"))
     color = COLORS[index % len(COLORS)]
     for c, a in zip(coverage, accuracy, strict=True):
         order = np.argsort(c)
         ax.plot(c[order], a[order], color=color, alpha=0.2, linewidth=0.8)
-    order = np.argsort(coverage.mean(0))
+    means = known_mean(coverage), known_mean(accuracy)
+    order = np.argsort(means[0])
     style = LINES[index % len(LINES)] + MARKERS[index % len(MARKERS)]
-    points = coverage.mean(0)[order], accuracy.mean(0)[order]
+    points = [mean[order] for mean in means]
     ax.plot(*points, style, color=color, markersize=5.5, markeredgecolor="white", markeredgewidth=0.5, label=label)
 
 
@@ -84,9 +86,10 @@ def plot_onboarding(report: Mapping[str, Any]) -> Any:
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     for ax, (number, rows) in zip(panels, results.items(), strict=True):
         for index, (name, row) in enumerate(rows.items()):
-            areas = (np.nanmean(np.asarray(r[name]["area_offset"], float)) for r in results.values())
+            areas = (known_mean(r[name]["area_offset"]) for r in results.values())
             _draw_method(ax, index, row, "_offset", f"{name} ({', '.join(f'{area:.1f}' for area in areas)})")
-        _draw_alone(ax, np.mean(report["alone"]["ai"]), np.mean(report["alone"]["best_person"]), "best person alone")
+        ai, best = (float(known_mean(report["alone"][key])) for key in ("ai", "best_person"))
+        _draw_alone(ax, ai, best, "best person alone")
         ax.set_title(f"{number} context items", fontsize="medium")
         ax.grid(alpha=0.25)
     panels[0].set_ylabel("accuracy of the final decision")

@@ -1,156 +1,234 @@
-"""Reports of coverage-accuracy curves over seeds: data preparation, one row a seed, JSON on disk."""
+"""Reports of results over seeds: kept on disk as seeds are finished, and summed up."""
 
+import fcntl
 import json
-import logging
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import jax
 import numpy as np
 
-from pl2d_ppl.curve import coverage_curve
-from pl2d_ppl.data import Annotated, split, standardise
-from pl2d_ppl.simulate import drop_annotations, simulate_people
 from pl2d_ppl.writing import written_whole
 
-__all__ = ["SIMULATED_EXPERTS", "prepare_split", "read_report", "run_seeds", "versions", "write_json"]
+__all__ = [
+    "add_seed",
+    "known_mean",
+    "mean_and_spread",
+    "read_report",
+    "resume_report",
+    "select_seeds",
+    "versions",
+    "write_json",
+]
 
-logger = logging.getLogger("pl2d_ppl")
 
-SIMULATED_EXPERTS = 2
-ROW_KEYS = ("coverage", "accuracy", "judged", "workload")
+SAME_FOR_ALL_SEEDS = ("settings", "coverages", "annotators", "people", "published", "versions")
 
 
-def prepare_split(
-    rng_key: jax.Array,
-    train: Annotated,
-    test: Annotated | None,
-    *,
-    seed: int,
-    test_share: float = 0.33,
-    missing: float = 0.0,
-    num_simulated: int = SIMULATED_EXPERTS,
-) -> tuple[Annotated, Annotated]:
-    """Prepare the training and test part of one seed.
-
-    Without any annotation, superclass experts are simulated on both parts (paper A: right on their superclasses,
-    wrong half the time elsewhere). A test part without annotations is replaced by a held-out part of the training
-    items, split by group where there is one. Annotations are dropped from the training part only; features are
-    standardised on it.
+def resume_report(path: Path | None, settings: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report that is kept at a path.
 
     Parameters
     ----------
-    rng_key : Array
-        Key of simulated experts and dropped annotations.
-    train, test : Annotated
-        The data, and its test part if it has one.
-    seed : int
-        Of the split.
-    test_share : float
-        Share of the groups, or items, to hold out.
-    missing : float
-        Share of the annotations to drop.
-    num_simulated : int
-        Number of simulated experts.
-
-    Returns
-    -------
-    tuple of Annotated
-        Training and test part.
-
-    Raises
-    ------
-    ValueError
-        If there are no annotations, and no coarse labels to simulate them from.
-    """
-    expert_key, missing_key = jax.random.split(rng_key)
-    if train.num_experts == 0:
-        train, test = _simulate(expert_key, train, test, num_simulated)
-    if test is not None and (test.annotations < 0).all():
-        logger.warning("The test part has no annotations: a held-out part of the training items takes its place.")
-        test = None
-    if test is None:
-        train, test = split(train, test_share, seed)
-    if missing:
-        train = train.replace_annotations(drop_annotations(missing_key, train.annotations, missing), train.annotators)
-    if train.x.ndim == 2:
-        train, test = standardise(train, test)
-    return train, test
-
-
-def _simulate(
-    key: jax.Array, train: Annotated, test: Annotated | None, num_experts: int
-) -> tuple[Annotated, Annotated | None]:
-    if train.coarse is None:
-        raise ValueError(
-            "Expected annotations of at least one expert, found none, and no coarse labels to simulate experts from."
-        )
-    known = [own.tolist() for own in np.array_split(np.unique(train.coarse), num_experts)]
-    logger.warning("There are no annotations: %d superclass experts are simulated.", num_experts)
-    annotate = partial(simulate_people, kind="superclass", expertise=known)
-    train_key, test_key = jax.random.split(key)
-    return annotate(train_key, train), None if test is None else annotate(test_key, test)
-
-
-def run_seeds(
-    prepare: Callable[[jax.Array, int], tuple[Annotated, Annotated]],
-    seeds: Sequence[int],
-    coverages: Sequence[float],
-    settings: Mapping[str, Any],
-    *,
-    known: Mapping[str, Any] | None = None,
-    on_point: Callable[[], None] = lambda: None,
-    on_seed: Callable[[dict], None] = lambda report: None,
-    **curve: Any,
-) -> dict[str, Any]:
-    """Run a method on several seeds, and collect a report.
-
-    Parameters
-    ----------
-    prepare : callable
-        From a key and a seed to training and test part.
-    seeds : sequence of int
-        The seeds.
-    coverages : sequence of float
-        Targets.
+    path : Path or None
+        Where, if anywhere.
     settings : mapping
-        What identifies the run; it goes into the report.
-    known : mapping, optional
-        An earlier report: the seeds in it are not run again if its settings are the same.
-    on_point, on_seed : callable
-        Called after every coverage, and with the report so far after every seed.
-    **curve
-        For :func:`~pl2d_ppl.curve.coverage_curve`.
+        What identifies the run. A report holds them under ``settings``, or beside its results.
+    otherwise : mapping
+        What to return where there is no report that can be read.
 
     Returns
     -------
     dict
-        ``settings``, ``coverages``, ``seeds``; with one row a seed and one column a target ``coverage``,
-        ``accuracy``, ``judged``, ``workload`` and the same with suffix ``_offset``; one value a seed: ``area``,
-        ``area_offset``, ``ai_accuracy``, ``expert_accuracy`` (a list), ``seconds``; ``versions``.
+        The report, with the versions of today.
+
+    Raises
+    ------
+    ValueError
+        If the report is of other settings: it would be lost.
     """
-    report: dict[str, Any] = {**settings, "coverages": list(coverages), "seeds": [], "versions": versions()}
-    if known and all(known.get(k) == v for k, v in {**settings, "coverages": list(coverages)}.items()):
-        report = {**known, "versions": versions()}
-    for seed in seeds:
-        if seed in report["seeds"]:
-            for _ in coverages:
-                on_point()
-            continue
-        data_key, fit_key = jax.random.split(jax.random.key(seed))
-        train, test = prepare(data_key, seed)
-        row = coverage_curve(fit_key, train, test, coverages, on_point=on_point, **curve)
-        report["seeds"] = [*report["seeds"], seed]
-        for name, value in row.items():
-            report[name] = [*report.get(name, []), value]
-        report["annotators"] = list(train.annotators)
-        on_seed(report)
-    return report
+    known = (path and read_report(path)) or {}
+    told = known.get("settings", known)
+    if not isinstance(told, Mapping) or not set(settings) & set(told):
+        return {**otherwise, "versions": versions()}
+    others = list(_differences({name: told.get(name) for name in settings}, _plain(settings)))
+    if others:
+        raise ValueError(
+            f"Expected a report of the same settings at {path}, found one of others: {'; '.join(others)}. Choose "
+            "another --out, or delete the folder."
+        )
+    return {**known, "versions": versions()}
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Tell where nested settings differ; what is not there is as good as None."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**new, **old}:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} {_short(old)} there, {_short(new)} here"
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = "none" if value is None else json.dumps(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def add_seed(
+    path: Path | None,
+    report: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    seed: int,
+    row: Mapping[str, Any],
+    **same: Any,
+) -> dict[str, Any]:
+    """Add a seed to a report, and to what other processes have written to its file meanwhile.
+
+    Parameters
+    ----------
+    path : Path or None
+        Where the report is kept, if anywhere.
+    report : mapping
+        The report so far.
+    settings : mapping
+        As for :func:`resume_report`.
+    seed : int
+        The seed.
+    row : mapping
+        Its results; nested names are those of the report.
+    **same
+        What is the same for all seeds.
+
+    Returns
+    -------
+    dict
+        The report as it is now, with all seeds that anybody has finished.
+
+    Raises
+    ------
+    ValueError
+        If somebody has written a report of other settings meanwhile.
+    """
+    if path is None:
+        return _with_row(report, seed, row, same)
+    with _locked(path):
+        now = resume_report(path, settings, report)
+        if seed not in now["seeds"]:
+            now = _with_row(now, seed, row, same)
+        write_json(path, now)
+    return now
+
+
+def _with_row(report: Mapping[str, Any], seed: int, row: Mapping[str, Any], same: Mapping[str, Any]) -> dict[str, Any]:
+    return {**report, **same, "seeds": [*report["seeds"], seed], **_appended(report, row)}
+
+
+def _appended(lists: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists with one value more, that of a row of the same nested names."""
+    return {
+        name: _appended(lists.get(name, {}), value) if isinstance(value, Mapping) else [*lists.get(name, []), value]
+        for name, value in row.items()
+    }
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process writes a file, and keep others from it; the lock file goes with the lock."""
+    lock = path.parent / f".{path.name}.lock"
+    while True:
+        with _opened(lock) as file:
+            with suppress(OSError):  # some file systems have no locks: the seed is worth more
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, lock):  # who had the lock has removed it
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _opened(lock: Path) -> TextIO:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return lock.open("w")
+    except OSError as error:
+        raise ValueError(
+            f"Expected a folder that can be written to at {lock.parent}, found: {error.strerror}. Choose another."
+        ) from error
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def select_seeds(report: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """Return a report of some of its seeds.
+
+    Parameters
+    ----------
+    report : mapping
+        As :func:`~pl2d_ppl.seeds.run_seeds` returns it, or as ``pl2d onboard`` writes it.
+    seeds : sequence of int
+        Which, in this order.
+
+    Returns
+    -------
+    dict
+        The same with these seeds.
+    """
+    rows = [report["seeds"].index(seed) for seed in seeds]
+    return {name: value if name in SAME_FOR_ALL_SEEDS else _taken(value, rows) for name, value in report.items()}
+
+
+def _taken(value: Any, rows: Sequence[int]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _taken(v, rows) for name, v in value.items()}
+    return [value[row] for row in rows] if isinstance(value, list) else value
+
+
+def known_mean(values: Any) -> np.ndarray:
+    """Mean over the first axis of what is known.
+
+    Parameters
+    ----------
+    values : array of float, shape (S, ...)
+        NaN, or None, where a seed has no value.
+
+    Returns
+    -------
+    array of float, shape (...)
+        The mean; NaN where no seed has a value.
+    """
+    values = np.asarray(values, float)
+    known = np.isfinite(values)
+    number = known.sum(0)
+    return np.where(number, np.where(known, values, 0.0).sum(0) / np.maximum(number, 1), np.nan)
+
+
+def mean_and_spread(values: Any) -> str:
+    """Mean and standard deviation over the seeds that have a value, as text.
+
+    Parameters
+    ----------
+    values : array of float, shape (S,)
+        NaN, or None, where a seed has no value.
+
+    Returns
+    -------
+    str
+        Such as ``71.07 ± 0.40``.
+    """
+    values = np.asarray(values, float)
+    mean = known_mean(values)
+    return f"{mean:.2f} ± {np.sqrt(known_mean((values - mean) ** 2)):.2f}"
 
 
 def read_report(path: Path) -> dict[str, Any] | None:

@@ -13,12 +13,15 @@ from pl2d_ppl import Annotated, read_npz, standardise, write_npz
 from pl2d_ppl.cli import Method, app
 from pl2d_ppl.methods import METHODS, NEED_MEMBERSHIP
 
+# Who annotated only some items of the test part cannot be judged on the others, which curves tell.
+pytestmark = pytest.mark.filterwarnings("default:.*of the decisions can be judged")
+
 COMMANDS = {
     "demo": ["--quick"],
     "curve": ["--coverages", "--method"],
     "fit": ["--lower"],
     "predict": ["--out"],
-    "onboard": ["--context", "--methods", "--own-items", "--replaced"],
+    "onboard": ["--context", "--methods", "--own-items", "--replaced", "--ai-steps"],
 }
 TINY = ["--steps", "4", "--batch-size", "16", "--coverages", "0,1", "--method", "naive"]
 
@@ -117,6 +120,10 @@ def test_curve_writes_a_report_and_a_plot(curve):
     assert "versions" in report
     assert f"{report['accuracy_offset'][0][1]:.3f}" in output
     assert "report.json" in output
+    least = np.min([report["judged"], report["judged_offset"]])
+    assert 0 < least < 1
+    assert f"least: {least:.3f}" in output
+    assert plain(output).count(f"pl2d: naive: as few as {least:.3f} of the decisions can be judged") == 1
 
 
 def test_a_finished_curve_is_not_run_again(curve, data, monkeypatch):
@@ -125,7 +132,7 @@ def test_a_finished_curve_is_not_run_again(curve, data, monkeypatch):
     def never(*args, **options):
         raise AssertionError("run again")
 
-    monkeypatch.setattr("pl2d_ppl.reports.coverage_curve", never)
+    monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", never)
     result = pl2d("curve", data, *TINY, "--out", out)
     assert result.exit_code == 0, result.output
     again = json.loads((out / "report.json").read_text())
@@ -138,7 +145,7 @@ def fake_curve(value):
     def row(key, train, test, coverages, **options):
         points = [value] * len(coverages)
         shares = [[1 / 3] * 3] * len(coverages)
-        names = {"coverage": points, "accuracy": points, "judged": points, "workload": shares}
+        names = {"coverage": points, "accuracy": points, "judged": [1.0] * len(coverages), "workload": shares}
         rows = {f"{n}{s}": v for n, v in names.items() for s in ("", "_offset")}
         return {
             **rows,
@@ -152,20 +159,48 @@ def fake_curve(value):
     return row
 
 
-def test_a_report_of_another_file_of_the_same_name_is_not_taken(tmp_path, monkeypatch):
+def test_a_report_of_another_file_of_the_same_name_is_neither_taken_nor_lost(tmp_path, monkeypatch):
     """Results must never be those of other data."""
     for name, value in (("one", 0.25), ("two", 0.75)):
         (tmp_path / name).mkdir()
         write_npz(tmp_path / name / "data.npz", toy(seed=len(name), num_items=48 if name == "one" else 60))
-        monkeypatch.setattr("pl2d_ppl.reports.coverage_curve", fake_curve(value))
+        monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", fake_curve(value))
         result = pl2d("curve", tmp_path / name / "data.npz", *TINY, "--out", tmp_path / "out")
-        assert result.exit_code == 0, result.output
-        assert json.loads((tmp_path / "out" / "report.json").read_text())["accuracy"] == [[value, value]]
+        if name == "one":
+            assert result.exit_code == 0, result.output
+        else:
+            refused(result, "found one of others: sha256", "Choose another --out, or delete the folder")
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["accuracy"] == [[0.25, 0.25]]
+
+
+def test_a_curve_of_other_settings_is_refused_before_any_work(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", fake_curve(0.25))
+    assert pl2d("curve", data, *TINY, "--out", tmp_path).exit_code == 0
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", lambda *a, **k: pytest.fail("run again"))
+    refused(
+        pl2d("curve", data, *TINY, "--steps", 7, "--missing", ".5", "--out", tmp_path), "missing 0.0 there, 0.5 here"
+    )
+    refused(pl2d("curve", data, *TINY, "--steps", 7, "--out", tmp_path), "found one of others: steps 4 there, 7 here.")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_the_table_of_a_curve_is_of_the_seeds_asked_for(tmp_path, data, monkeypatch):
+    for seed, value in ((0, 0.25), (1, 0.75)):
+        monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", fake_curve(value))
+        result = pl2d("curve", data, *TINY, "--seed", seed, "--out", tmp_path)
+        assert "over 1 seed\n" in result.output
+        assert f"accuracy  {value:8.3f}" in result.output
+        assert ("the files hold seeds 0, 1." in plain(result.output)) == (seed == 1)
+    assert json.loads((tmp_path / "report.json").read_text())["seeds"] == [0, 1]
+    result = pl2d("curve", data, *TINY, "--seeds", 2, "--out", tmp_path)
+    assert "over 2 seeds\n" in result.output
+    assert "the files hold" not in result.output
 
 
 def test_more_seeds_keep_the_first(tmp_path, data, monkeypatch):
     for seeds, value in ((1, 0.25), (2, 0.75)):
-        monkeypatch.setattr("pl2d_ppl.reports.coverage_curve", fake_curve(value))
+        monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", fake_curve(value))
         assert pl2d("curve", data, *TINY, "--seeds", seeds, "--out", tmp_path).exit_code == 0
     assert json.loads((tmp_path / "report.json").read_text())["accuracy"] == [[0.25, 0.25], [0.75, 0.75]]
 
@@ -179,10 +214,10 @@ def test_an_interrupted_curve_keeps_its_finished_seeds(tmp_path, data, monkeypat
             raise KeyboardInterrupt
         return fake_curve(0.5)(*args, **options)
 
-    monkeypatch.setattr("pl2d_ppl.reports.coverage_curve", interrupted)
+    monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", interrupted)
     result = pl2d("curve", data, *TINY, "--seeds", 3, "--out", tmp_path)
     assert result.exit_code == 130
-    assert "interrupted" in result.output
+    assert "interrupted; seeds that were finished are kept" in plain(result.output)
     assert json.loads((tmp_path / "report.json").read_text())["seeds"] == [0]
     result = pl2d("curve", data, *TINY, "--seeds", 3, "--out", tmp_path)
     assert result.exit_code == 0
@@ -192,7 +227,7 @@ def test_an_interrupted_curve_keeps_its_finished_seeds(tmp_path, data, monkeypat
 
 @pytest.mark.parametrize("content", ["not json", "[1]", "{}"])
 def test_a_report_that_cannot_be_read_is_replaced(tmp_path, data, monkeypatch, content):
-    monkeypatch.setattr("pl2d_ppl.reports.coverage_curve", fake_curve(0.5))
+    monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", fake_curve(0.5))
     (tmp_path / "report.json").write_text(content)
     result = pl2d("curve", data, *TINY, "--out", tmp_path)
     assert result.exit_code == 0, result.output

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -9,11 +12,13 @@ import numpy as np
 import pytest
 
 from pl2d_ppl import Annotated, read_npz
+from pl2d_ppl.commands import curve_table
 from pl2d_ppl.curve import coverage_curve
 from pl2d_ppl.decisions import evaluate_decisions, expert_accuracy
 from pl2d_ppl.methods import coverage_bounds
 from pl2d_ppl.plots import plot_curve
-from pl2d_ppl.reports import prepare_split, read_report, run_seeds, write_json
+from pl2d_ppl.reports import add_seed, known_mean, read_report, select_seeds, write_json
+from pl2d_ppl.seeds import prepare_split, run_seeds
 from pl2d_ppl.training import Training
 
 KEY = jax.random.key(0)
@@ -206,20 +211,22 @@ def fake_curve(key, train, test, coverages, **options):
 @pytest.fixture
 def quick_curves(monkeypatch):
     """No training."""
-    monkeypatch.setattr("pl2d_ppl.reports.coverage_curve", fake_curve)
+    monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", fake_curve)
 
 
 @pytest.fixture(scope="module")
-def report():
-    """Two seeds, the first one trained; and what was reported after it."""
-    calls, partials = [], []
-    run = partial(run_seeds, method="naive", training=TINY, on_seed=lambda r: partials.append(dict(r)))
-    report = run(partial(prepare, calls), [0], [0.0, 1.0], SETTINGS)
+def report(tmp_path_factory):
+    """Two seeds, the first one trained."""
+    calls, path = [], tmp_path_factory.mktemp("report") / "report.json"
+    run = partial(run_seeds, partial(prepare, calls), method="naive", training=TINY, path=path)
+    run([0], [0.0, 1.0], SETTINGS)
+    assert read_report(path)["seeds"] == [0]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pl2d_ppl.reports.coverage_curve", fake_curve)
-        report = run(partial(prepare, calls), range(2), [0.0, 1.0], SETTINGS, known=report)
+        patched.setattr("pl2d_ppl.seeds.coverage_curve", fake_curve)
+        report = run(range(2), [0.0, 1.0], SETTINGS)
     assert calls == [0, 1]
-    assert [p["seeds"] for p in partials] == [[0], [0, 1]]
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+    assert read_report(path) == json.loads(json.dumps(report))
     return report
 
 
@@ -239,9 +246,10 @@ def test_a_report_has_a_row_a_seed(report):
 
 
 def test_finished_seeds_are_not_run_again(report, tmp_path, quick_curves):
-    write_json(tmp_path / "report.json", report)
-    known, calls, points = read_report(tmp_path / "report.json"), [], []
-    run = partial(run_seeds, partial(prepare, calls), method="naive", training=TINY, known=known)
+    path = tmp_path / "report.json"
+    write_json(path, report)
+    known, calls, points = read_report(path), [], []
+    run = partial(run_seeds, partial(prepare, calls), method="naive", training=TINY, path=path)
     again = run(range(2), [0.0, 1.0], SETTINGS, on_point=lambda: points.append(1))
     assert calls == []
     assert len(points) == 4  # the progress bar counts them
@@ -252,24 +260,94 @@ def test_finished_seeds_are_not_run_again(report, tmp_path, quick_curves):
     assert more["accuracy"][:2] == known["accuracy"]
 
 
-@pytest.mark.parametrize("change", [{"settings": {**SETTINGS, "steps": 7}}, {"coverages": [0.0, 0.5]}])
-def test_other_settings_run_all_seeds_again(report, change, quick_curves):
-    calls = []
-    options = {"settings": SETTINGS, "coverages": [0.0, 1.0], **change}
-    again = run_seeds(partial(prepare, calls), [0], known=report, method="naive", training=TINY, **options)
-    assert calls == [0]
-    assert again["seeds"] == [0]
-    assert np.shape(again["accuracy"]) == (1, 2)
+def test_a_report_need_not_be_kept(quick_curves):
+    report = run_seeds(partial(prepare, []), [3, 1], [0.0, 1.0], SETTINGS, method="naive")
+    assert report["seeds"] == [3, 1]
+    assert np.shape(report["accuracy"]) == (2, 2)
+    assert "versions" in report
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[1]", "7", '{"data": "toy", "method": "naive", "coverages": [0.0, 1.0]}']
+    ("change", "message"),
+    [
+        ({"settings": {**SETTINGS, "steps": 7}}, "others: steps none there, 7 here. Choose another --out, or delete"),
+        ({"settings": {**SETTINGS, "data": "b"}}, 'others: data "toy" there, "b" here. Choose'),
+        ({"coverages": [0.0, 0.5]}, r"others: coverages \[0.0, 1.0\] there, \[0.0, 0.5\] here. Choose"),
+    ],
+)
+def test_a_report_of_other_settings_is_not_lost(report, tmp_path, change, message, quick_curves):
+    calls, path = [], tmp_path / "report.json"
+    write_json(path, report)
+    before = path.read_bytes()
+    options = {"settings": SETTINGS, "coverages": [0.0, 1.0], **change}
+    with pytest.raises(ValueError, match=message):
+        run_seeds(partial(prepare, calls), [0], path=path, method="naive", training=TINY, **options)
+    assert calls == []
+    assert path.read_bytes() == before
+
+
+def test_settings_that_are_not_told_are_as_good_as_none(report, tmp_path, quick_curves):
+    path = tmp_path / "report.json"
+    write_json(path, report)
+    settings = {**SETTINGS, "window": None}
+    assert run_seeds(partial(prepare, []), [0], [0.0, 1.0], settings, path=path)["seeds"] == [0, 1]
+
+
+def test_seeds_that_others_finish_meanwhile_are_kept(tmp_path, quick_curves):
+    """While the seed 0 is prepared, other runs finish 1 and, of other settings, try to."""
+    path, calls = tmp_path / "report.json", []
+    others = partial(run_seeds, partial(prepare, calls), path=path, coverages=[0.0, 1.0])
+
+    def slow(key, seed):
+        if seed == 0:
+            others(seeds=[1], settings=SETTINGS)
+        return prepare(calls, key, seed)
+
+    report = run_seeds(slow, range(3), [0.0, 1.0], SETTINGS, path=path)
+    assert calls == [1, 0, 2]  # what has been finished is not run again
+    assert report["seeds"] == read_report(path)["seeds"] == [1, 0, 2]
+    alone = run_seeds(partial(prepare, []), range(3), [0.0, 1.0], SETTINGS)
+    assert select_seeds(report, range(3)) == alone
+
+
+def test_a_report_of_other_settings_that_came_meanwhile_is_not_lost(tmp_path, quick_curves):
+    path = tmp_path / "report.json"
+
+    def slow(key, seed):
+        run_seeds(partial(prepare, []), [5], [0.0, 1.0], {**SETTINGS, "steps": 7}, path=path)
+        return prepare([], key, seed)
+
+    with pytest.raises(ValueError, match="steps 7 there, 8 here"):
+        run_seeds(slow, [0], [0.0, 1.0], {**SETTINGS, "steps": 8}, path=path)
+    assert read_report(path)["seeds"] == [5]
+
+
+def test_nobody_writes_while_another_does(tmp_path, monkeypatch):
+    """Between reading and writing there is time for all the others."""
+    path, empty = tmp_path / "new" / "report.json", {**SETTINGS, "seeds": []}
+
+    def slow(path):
+        found = read_report(path)
+        time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr("pl2d_ppl.reports.read_report", slow)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: add_seed(path, empty, SETTINGS, seed, {"rows": {"area": seed}}), range(24)))
+    report = read_report(path)
+    assert sorted(report["seeds"]) == list(range(24))
+    assert report["rows"]["area"] == report["seeds"]
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[1]", "7", '{"seeds": [0]}', '{"settings": 7, "seeds": [0]}', '{"data": "toy", "method": "naive"}'],
 )
 def test_a_file_that_is_no_report_is_as_good_as_none(tmp_path, quick_curves, content):
     (tmp_path / "report.json").write_text(content)
-    again = run_seeds(
-        partial(prepare, []), [0], [0.0, 1.0], SETTINGS, known=read_report(tmp_path / "report.json"), method="naive"
-    )
+    run_seeds(partial(prepare, []), [0], [0.0, 1.0], SETTINGS, path=tmp_path / "report.json", method="naive")
+    again = read_report(tmp_path / "report.json")
     assert again["seeds"] == [0]
     assert again["area"] == [50.0]
 
@@ -280,11 +358,98 @@ def test_json_holds_no_nan(tmp_path):
 
 
 def test_a_report_with_gaps_can_be_plotted_after_it_was_read(report, tmp_path):
-    """A point that could not be judged is NaN, and null on disk."""
-    gap = {**report, "accuracy_offset": [[float("nan"), 0.5], [0.5, 0.5]], "area_offset": [float("nan"), 50.0]}
+    """A point that could not be judged is NaN, and null on disk; the mean is over the others."""
+    gap = {
+        **report,
+        "coverage_offset": [[0.0, 0.5], [0.0, 0.5]],
+        "accuracy_offset": [[float("nan"), 0.5], [float("nan"), float("nan")]],
+        "area_offset": [float("nan"), 50.0],
+    }
     write_json(tmp_path / "report.json", gap)
     axes = plot_curve({"naive": read_report(tmp_path / "report.json")})
-    assert "naive" in axes.get_legend().get_texts()[0].get_text()
+    assert axes.get_legend().get_texts()[0].get_text() == "naive (area 50.0)"
+    np.testing.assert_array_equal(axes.lines[2].get_xydata(), [[0.0, np.nan], [0.5, 0.5]])
+
+
+def test_a_mean_is_over_what_is_known():
+    values = [[1.0, None, 4.0], [3.0, None, float("nan")]]
+    np.testing.assert_array_equal(known_mean(values), [2.0, np.nan, 4.0])
+    assert known_mean([1.0, None, 2.0]) == 1.5
+
+
+# --- The table ---
+
+
+@pytest.fixture
+def judged():
+    """Two seeds, of which everything is judged."""
+    table = {name: [[0.0, 1.0]] * 2 for name in ("coverage", "coverage_offset")}
+    table |= {name: [[0.5, 0.75], [0.7, 0.85]] for name in ("accuracy", "accuracy_offset")}
+    table |= {name: [[1.0, 1.0]] * 2 for name in ("judged", "judged_offset")}
+    alone = {"ai_accuracy": [0.75, 0.85], "expert_accuracy": [[0.5, None], [0.75, None]]}
+    return {
+        "coverages": [0.0, 1.0],
+        "seeds": [0, 4],
+        "area": [60.0, 70.0],
+        "area_offset": [62.0, 70.0],
+        **table,
+        **alone,
+    }
+
+
+def test_a_table_has_means_over_seeds(judged):
+    head, coverage, accuracy, alone = curve_table({"naive": judged}).splitlines()
+    assert head.split(maxsplit=2) == ["0.00", "1.00", "area (plain argmax), mean ± spread over 2 seeds"]
+    assert coverage.split() == ["naive", "coverage", "0.000", "1.000"]
+    assert accuracy.split(maxsplit=4) == ["naive", "accuracy", "0.600", "0.800", "66.00 ± 4.00 (65.00 ± 5.00)"]
+    assert alone == "alone: AI 0.800; experts 0.625, no annotation"
+
+
+def test_what_cannot_be_judged_is_shown_and_told_once_a_method(judged):
+    unjudged = {**judged, "judged": [[0.9, 1.0], [0.4, 1.0]], "judged_offset": [[0.8, 1.0], [0.6, 0.95]]}
+    reports = {"naive": unjudged, "two-stage": judged, "lecodu": {**judged, "judged": [[1.0, 0.999], [1.0, 1.0]]}}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        lines = curve_table(reports).splitlines()
+    assert [str(w.message).split(" of the decisions")[0] for w in told] == [
+        "naive: as few as 0.400",
+        "lecodu: as few as 0.999",
+    ]
+    assert all(w.category is UserWarning for w in told)
+    assert [line.split() for line in lines if " judged " in line] == [
+        ["naive", "judged", "0.400", "0.950", "least:", "0.400"],
+        ["lecodu", "judged", "1.000", "0.999", "least:", "0.999"],
+    ]
+
+
+def test_a_seed_without_a_value_is_told_and_left_out_of_the_means(judged):
+    gaps = {
+        "accuracy_offset": [[None, 0.75], [0.7, 0.85]],
+        "area": [None, 70.0],
+        "area_offset": [float("nan"), 70.0],
+    }
+    found = curve_table({"naive": {**judged, **gaps}})
+    assert "0.700   0.800   70.00 ± 0.00 (70.00 ± 0.00)" in found
+    missing = (
+        "naive: missing, as nothing could be judged: accuracy at 0.00 of seed 0; area of seed 0; plain area of seed 0"
+    )
+    assert missing in found.splitlines()
+    nothing = curve_table({"naive": {**judged, "accuracy_offset": [[None, 0.75], [None, 0.85]]}})
+    assert "accuracy       nan   0.800" in nothing
+    assert "accuracy at 0.00 of seeds 0, 4" in nothing
+
+
+def test_some_seeds_of_a_report(judged):
+    nested = {**judged, "settings": {"contexts": [10, 20]}, "results": {"10": {"naive": {"area": [1.0, 2.0]}}}}
+    found = select_seeds(nested, [4])
+    assert found["seeds"] == [4]
+    assert found["area_offset"] == [70.0]
+    assert found["results"] == {"10": {"naive": {"area": [2.0]}}}
+    assert (found["coverages"], found["settings"]) == ([0.0, 1.0], {"contexts": [10, 20]})
+    assert select_seeds(nested, [4, 0])["ai_accuracy"] == [0.85, 0.75]
+
+
+# --- The picture ---
 
 
 def test_a_plot_shows_curves_and_references(report):

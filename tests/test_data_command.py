@@ -252,12 +252,13 @@ def test_inputs_of_predictions_need_no_labels(folder, tmp_path):
 
 def test_reports_are_of_the_file(folder, tmp_path, monkeypatch):
     def row(key, train, test, coverages, **options):
-        points = {f"{n}{s}": [0.5] for n in ("coverage", "accuracy", "judged") for s in ("", "_offset")}
+        points = {f"{n}{s}": [0.5] for n in ("coverage", "accuracy") for s in ("", "_offset")}
+        points |= {"judged": [1.0], "judged_offset": [1.0]}
         shares = {f"workload{s}": [[1 / 3] * 3] for s in ("", "_offset")}
         ends = {"area": 50.0, "area_offset": 50.0, "ai_accuracy": 0.5, "expert_accuracy": [0.5, 0.5], "seconds": 1.0}
         return {**points, **shares, **ends}
 
-    monkeypatch.setattr("pl2d_ppl.reports.coverage_curve", row)
+    monkeypatch.setattr("pl2d_ppl.seeds.coverage_curve", row)
     for name in ("toy.npz", "toy.parquet", "toy.nc", "toy.csv"):
         done(pl2d("curve", folder / name, *TINY, "--out", tmp_path / name))
         report = json.loads((tmp_path / name / "report.json").read_text())

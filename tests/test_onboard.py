@@ -20,7 +20,7 @@ from pl2d_ppl.curve import evaluate_curve
 from pl2d_ppl.deferral import Deferral
 from pl2d_ppl.methods import METHODS
 from pl2d_ppl.networks import Frozen
-from pl2d_ppl.onboard_command import _draw
+from pl2d_ppl.onboard_command import _draw, _labels, _reserved
 from pl2d_ppl.onboarding import (
     Firm,
     OnboardingOptions,
@@ -155,7 +155,8 @@ def test_a_gate_that_sees_confidence_leaves_the_ai_as_it_is(replaced):
     logits = np.asarray(firm.classifier(x), float)
     odds = softmax(logits, -1).max(-1)
     odds = np.log(odds / (1 - odds))
-    expected = dict(zip(map(tuple, x), (odds - odds.mean()) / odds.std(), strict=True))
+    known = odds[:TRAINING]
+    expected = dict(zip(map(tuple, x), (odds - known.mean()) / known.std(), strict=True))
     for part, without in [(place.staff, plain.staff), (place.test, plain.test), (place.newcomers, plain.newcomers)]:
         if part is None:
             assert not replaced
@@ -489,12 +490,65 @@ def test_finished_seeds_are_not_run_again(tmp_path, fake):
     assert more["results"]["10"]["two-stage"]["area"][:2] == before["results"]["10"]["two-stage"]["area"]
 
 
-@pytest.mark.parametrize("change", [["--steps", "7"], ["--context", "10"], ["--own-items"], ["--rates", ".1,.4"]])
-def test_other_settings_run_all_seeds_again(tmp_path, fake, change):
-    for more in ([], change):
-        fake.firms.clear()
-        assert pl2d(*TINY, *more, "--out", tmp_path).exit_code == 0
-        assert len(fake.firms) == 2
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["--steps", "7"], "options.training.steps 400 there, 7 here"),
+        (["--context", "10"], "contexts [10, 20] there, [10] here"),
+        (["--own-items"], "options.own_items false there, true here"),
+        (["--rates", ".1,.4"], "options.rates [0.05, 0.2, 0.35] there, [0.1, 0.4] here"),
+        (["--ai-steps", "7"], "options.ai_steps 2000 there, 7 here"),
+    ],
+)
+def test_a_report_of_other_settings_is_not_lost(tmp_path, fake, change, told):
+    assert pl2d(*TINY, "--out", tmp_path).exit_code == 0
+    before = (tmp_path / "report.json").read_bytes()
+    fake.firms.clear()
+    result = pl2d(*TINY, *change, "--out", tmp_path)
+    refused(result, f"found one of others: {told}. Choose another --out, or delete the folder.")
+    assert fake.firms == []
+    assert (tmp_path / "report.json").read_bytes() == before
+
+
+def test_a_report_of_another_command_is_not_lost(tmp_path, fake):
+    curve = {"data": "data.npz", "sha256": "0", "coverages": [0.0], "seeds": [0], "area": [50.0]}
+    (tmp_path / "report.json").write_text(json.dumps(curve))
+    refused(pl2d(*TINY, "--out", tmp_path), "found one of others", "contexts none there, [10, 20] here")
+    assert read(tmp_path) == curve
+
+
+def test_seeds_that_another_command_finishes_meanwhile_are_kept(tmp_path, fake, monkeypatch):
+    """The seed 1 is started and finished while the seed 0 is trained."""
+    from pl2d_ppl import onboard_command
+
+    run = onboard_command.onboard
+
+    def slow(*args, **rest):
+        monkeypatch.setattr("pl2d_ppl.onboard_command.onboard", run)
+        others.append(pl2d(*TINY, "--seed", 1, "--seeds", 1, "--out", tmp_path))
+        return run(*args, **rest)
+
+    others = []
+    monkeypatch.setattr("pl2d_ppl.onboard_command.onboard", slow)
+    for result in (pl2d(*TINY, "--seeds", 1, "--out", tmp_path), *others):
+        assert result.exit_code == 0, result.output
+    report = read(tmp_path)
+    assert report["seeds"] == [1, 0]
+    assert np.shape(report["results"]["20"]["two-stage"]["area"]) == (2,)
+    fake.fits.clear()
+    both = pl2d(*TINY, "--out", tmp_path)
+    assert fake.fits == []
+    apart = pl2d(*TINY, "--out", tmp_path / "apart")
+    assert both.stdout.split("Written")[0] == apart.stdout.split("Written")[0]
+
+
+def test_the_table_is_of_the_seeds_asked_for(tmp_path, fake):
+    first = pl2d(*TINY, "--seeds", 1, "--out", tmp_path).stdout
+    assert "the files hold" not in first
+    assert "over 2 seeds\n" in pl2d(*TINY, "--out", tmp_path).stdout
+    again = pl2d(*TINY, "--seeds", 1, "--out", tmp_path).stdout
+    assert "over 1 seed\n" in again
+    assert again == f"{first}The table is of the seeds asked for; the files hold seeds 0, 1.\n"
     assert read(tmp_path)["seeds"] == [0, 1]
 
 
@@ -536,12 +590,15 @@ def file_of(path, **changes):
     return path
 
 
-def test_a_file_of_the_same_name_with_other_items_is_run_anew(tmp_path, fake):
+def test_a_report_of_a_file_of_the_same_name_with_other_items_is_neither_taken_nor_lost(tmp_path, fake):
+    results = []
     for name, value in (("one", 0.0), ("two", 1.0)):
         (tmp_path / name).mkdir()
         path = file_of(tmp_path / name / "data.npz", x=np.full((ITEMS, 2), value))
-        assert pl2d(path, *TINY, "--out", tmp_path / "out").exit_code == 0
-    assert len(fake.firms) == 4
+        results.append(pl2d(path, *TINY, "--out", tmp_path / "out"))
+    assert results[0].exit_code == 0, results[0].output
+    refused(results[1], "found one of others: sha256")
+    assert len(fake.firms) == 2
     assert fake.firms[0]["categories"] == 5
     assert read(tmp_path / "out")["settings"]["data"] == "data.npz"
 
@@ -571,11 +628,48 @@ def test_items_are_reserved_for_all_who_annotate(tmp_path, fake, extra, reserved
     assert [firm["reserved"] for firm in fake.firms] == [reserved] * 2
 
 
-def test_own_items_are_shared_where_there_are_too_few(tmp_path, fake):
-    """Half of the items are for training and test."""
+def test_own_items_are_shared_where_there_are_too_few(tmp_path, fake, trained):
+    """A quarter of the items is for training, as much for the test, and an eighth to fit offsets."""
     path = file_of(tmp_path / "data.npz")
     assert pl2d(path, *TINY, "--own-items", "--out", tmp_path / "out").exit_code == 0
-    assert fake.firms[0]["reserved"] == ITEMS // 2
+    assert fake.firms[0]["reserved"] == ITEMS - ITEMS // 4 - ITEMS // 4 - ITEMS // 8
+    x, y = np.random.default_rng(0).standard_normal((ITEMS, 2)), np.arange(ITEMS) % CATEGORIES
+    firm = set_up_firm(KEY, x, y, CATEGORIES, some_options(), reserved=fake.firms[0]["reserved"])
+    assert firm.num_training == ITEMS // 4
+
+
+def test_own_items_are_half_of_all_at_most():
+    settings = some_options(own_items=True, people=100)
+    assert _reserved(60_000, 1000, settings) == 30_000
+    assert _reserved(60_000, 100, settings) == 10_000
+
+
+def test_more_context_items_than_there_can_be_are_refused_before_anything(tmp_path, fake):
+    path = file_of(tmp_path / "data.npz")
+    most = ITEMS - ITEMS // 4 - ITEMS // 4 - ITEMS // 8
+    told = (
+        f"Expected at most {most} context items, found 5000: of {ITEMS} items 20 are to test, 10 to fit offsets, and 20"
+    )
+    refused(pl2d(path, *TINY, "--context", "10,5000", "--out", tmp_path / "out"), told)
+    refused(pl2d(path, *TINY, "--context", most + 1, "--out", tmp_path / "out"), f"found {most + 1}")
+    assert fake.firms == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_of_the_ai_can_be_chosen(tmp_path, fake):
+    assert pl2d(*TINY, "--ai-steps", 30, "--out", tmp_path).exit_code == 0
+    assert read(tmp_path)["settings"]["options"]["ai_steps"] == 30
+
+
+def test_the_picture_of_memberships_tells_who_is_new_and_who_is_gone(tmp_path, fake):
+    assert pl2d(*TINY, "--replaced", "0.5", "--out", tmp_path).exit_code == 0
+    report = read(tmp_path)
+    rates = [f"errs {100 * rate:.0f} %" for rate in report["error_rates"][0]]
+    labels = [label.split("\n") for label in _labels(report)]
+    assert [label[0] for label in labels] == report["people"]["names"]
+    assert [label[-1] for label in labels] == rates
+    moved = [label[1] if len(label) == 3 else "" for label in labels]
+    assert moved == ["(gone)", "", "(gone)", "", "(gone)", "", "(new)", "(new)", "(new)"]
 
 
 def test_no_membership_is_drawn_where_there_is_none(tmp_path, fake, monkeypatch):
@@ -593,7 +687,10 @@ BAD = [
     (["--context", "0,10"], "from 1 up, found [0, 10]"),
     (["--context", ""], "context items from 1 up, found none"),
     (["--context", "1.5"], "whole numbers"),
-    (["--context", "900"], "900 to annotate, 224 without labels and 449 to test, found 224"),
+    (
+        ["--context", "900"],
+        "at most 675 context items, found 900: of 1797 items 449 are to test, 224 to fit offsets, and 449",
+    ),
     (["--rates", ".1,1.2"], "error rates between 0 and 1"),
     (["--rates", "-.1"], "error rates between 0 and 1"),
     (["--rates", "nan"], "error rates between 0 and 1"),
@@ -611,6 +708,7 @@ BAD = [
     (["--seeds", "0"], "--seeds"),
     (["--steps", "0"], "--steps"),
     (["--cluster-steps", "0"], "--cluster-steps"),
+    (["--ai-steps", "0"], "--ai-steps"),
 ]
 
 
@@ -704,8 +802,11 @@ def test_the_picture_has_a_panel_for_every_number_of_context_items():
 def test_gaps_of_a_report_that_was_read_are_left_out_of_the_picture():
     report = make_report(("naive",), ("10",))
     report["results"]["10"]["naive"]["accuracy_offset"][0][1] = None
+    alone = report["results"]["10"]["naive"]["accuracy_offset"][1][1]
     report["results"]["10"]["naive"]["area_offset"][0] = None
-    labels = [text.get_text() for text in plot_onboarding(report).legends[0].get_texts()]
+    figure = plot_onboarding(report)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert figure.axes[0].lines[2].get_ydata()[1] == alone  # the mean is over the other seed
     assert labels[0] == f"naive ({report['results']['10']['naive']['area_offset'][1]:.1f})"
 
 
