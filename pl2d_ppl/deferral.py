@@ -13,8 +13,16 @@ from scipy.special import log_softmax
 
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.decisions import evaluate_decisions
-from pl2d_ppl.deferral_checks import MANY, check_bounds_of_day, check_parts, check_probs, chosen_names
-from pl2d_ppl.offsets import GATE_FLOOR, Policy, argmax_policy
+from pl2d_ppl.deferral_checks import (
+    check_bounds_of_day,
+    check_draws,
+    check_parts,
+    check_probs,
+    check_staff_of_day,
+    chosen_names,
+    warn_of_missed_bounds,
+)
+from pl2d_ppl.offsets import GATE_FLOOR, Policy, argmax_policy, option_counts, untied
 from pl2d_ppl.people import listed, names_of
 from pl2d_ppl.validation import check_key, check_membership
 
@@ -42,6 +50,9 @@ class Deferral:
         the last row is the AI's own.
     people : tuple of str, length M
         Names.
+    draws : array of float, shape (S, K, M), optional
+        Draws of where people belong among K = V - 1 clusters, over which people_probs are averaged: from them
+        :meth:`present` finds who decides among those who are there. What follows a policy has none.
 
     Raises
     ------
@@ -53,6 +64,7 @@ class Deferral:
     ai: NDArray[np.floating]
     people_probs: NDArray[np.floating]
     people: tuple[str, ...]
+    draws: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         arrays = {name: np.asarray(getattr(self, name), float) for name in ("log_gate", "ai", "people_probs")}
@@ -62,6 +74,8 @@ class Deferral:
             object.__setattr__(self, name, array)  # the way past `frozen`
         object.__setattr__(self, "people", names_of(self.people, self.people_probs.shape[1] - 1, "person"))
         check_parts(self.log_gate, self.ai, self.people_probs)
+        if self.draws is not None:
+            object.__setattr__(self, "draws", check_draws(self.draws, self.people_probs.shape))
 
     @classmethod
     def of(cls, gate: Any, ai: Any, *, membership: Any = None, people: Sequence[Any] | None = None) -> "Deferral":
@@ -74,8 +88,9 @@ class Deferral:
         ai : array of float, shape (N, C)
             The AI's probabilities of the categories.
         membership : array of float, shape (K, M) or (S, K, M), optional
-            Where people belong among K = V - 1 clusters, soft or one-hot: columns sum to one. Of draws, who decides is
-            averaged over them. By default every option but the AI's is one person.
+            Where people belong among K = V - 1 clusters, soft or one-hot: columns sum to one. Of draws, who decides in
+            a cluster is averaged over those in which it has members. By default every option but the AI's is one
+            person.
         people : sequence of str, optional
             Names.
 
@@ -98,14 +113,15 @@ class Deferral:
         num_clusters = gate.shape[1] - 1
         if num_clusters < 1:
             raise ValueError(f"Expected a gate over an option besides the AI at least, found shape {gate.shape}.")
-        rows = np.eye(num_clusters) if membership is None else _mean_rows(membership, num_clusters, people)
-        weights = np.zeros((num_clusters + 1, rows.shape[1] + 1))
-        weights[:-1, :-1], weights[-1, -1] = rows, 1.0
+        if membership is not None:
+            check_membership(membership, num_clusters, people=people)
+        omega = np.eye(num_clusters) if membership is None else np.asarray(membership, float)
+        weights, names = _weights(omega), names_of(people, omega.shape[-1], "person")
         with np.errstate(divide="ignore"):  # a probability that underflows closes no option
             log_gate = np.maximum(np.log(gate), GATE_FLOOR)
         clusters = {v: f"option {v} (a cluster without members)" for v in range(num_clusters)}
         log_gate, people_probs = _close_empty(log_gate, weights, clusters)
-        return cls(log_gate, ai, people_probs, names_of(people, rows.shape[1], "person"))
+        return cls(log_gate, ai, people_probs, names, omega if omega.ndim == 3 else None)
 
     @property
     def num_items(self) -> int:
@@ -130,7 +146,9 @@ class Deferral:
     def present(self, staff: Any) -> "Deferral":
         """Deferral among those who are present: of an option, to those of them who stand behind it.
 
-        Whoever comes back is present again in this deferral, from which nothing is lost.
+        Whoever comes back is present again in this deferral, from which nothing is lost. Of draws of where people
+        belong, each is restricted to those who are present, and who decides in a cluster is then averaged over the
+        draws in which one of them belongs to it.
 
         Parameters
         ----------
@@ -145,17 +163,21 @@ class Deferral:
         Raises
         ------
         ValueError
-            If nobody is present, or a name is unknown.
+            If nobody is present, a name is unknown, or staff is neither names nor a mask.
 
         Warns
         -----
         UserWarning
-            If nobody is left behind an option, such as a cluster: its share goes to the others. Not where options
-            are people themselves.
+            If nobody is left behind an option, such as a cluster, in any draw: its share goes to the others. Not where
+            options are people themselves.
         """
-        present = np.append(self._check_staff(staff), True)
-        log_gate, people_probs = _close_empty(self.log_gate, self.people_probs * present, self._open_options)
-        return dataclasses.replace(self, log_gate=log_gate, people_probs=people_probs)
+        present = check_staff_of_day(staff, self.people, self.staff[:-1])
+        draws = None if self.draws is None else self.draws * present
+        weights = self.people_probs * np.append(present, True)
+        if draws is not None:
+            weights = _weights(draws) * self.people_probs.any(1, keepdims=True)
+        log_gate, people_probs = _close_empty(self.log_gate, weights, self._open_options)
+        return dataclasses.replace(self, log_gate=log_gate, people_probs=people_probs, draws=draws)
 
     def bounded(self, lower: ArrayLike, upper: ArrayLike) -> "Deferral":
         """Deferral within bounds on everybody's share of these items; see :meth:`fit_policy`.
@@ -168,7 +190,17 @@ class Deferral:
         Returns
         -------
         Deferral
-            With shares within the bounds, but for a fraction of an item.
+            With shares within the bounds, but for a fraction of an item, and without draws.
+
+        Raises
+        ------
+        ValueError
+            If the bounds are of the wrong length, or if those who are present cannot meet them.
+
+        Warns
+        -----
+        UserWarning
+            If shares miss the bounds by more than an item.
         """
         return self.follow(self.fit_policy(lower, upper))
 
@@ -183,7 +215,17 @@ class Deferral:
         Returns
         -------
         Deferral
-            With the same people behind the options.
+            With the same people behind the options, and without draws.
+
+        Raises
+        ------
+        ValueError
+            If the bounds are of the wrong length, or if the options that are open cannot meet them.
+
+        Warns
+        -----
+        UserWarning
+            If shares miss the bounds by more than an item.
         """
         return self.follow(self.fit_policy(lower, upper, of_options=True))
 
@@ -191,7 +233,9 @@ class Deferral:
         """Policy under which everybody's share of these items, or every option's, is within bounds.
 
         Of the joint of option and person, it is the projection onto the bounds, at a temperature of the gate that
-        goes to zero; see :mod:`pl2d_ppl.offsets`. Bounds on options leave the people behind them as they are.
+        goes to zero; see :mod:`pl2d_ppl.offsets`. Bounds on options leave the people behind them as they are. Items
+        that are equal are told apart by their positions: shares are within bounds on these items, and in expectation
+        on others. A person whose upper bound is 0 decides nothing, whoever else is present.
 
         Parameters
         ----------
@@ -209,17 +253,29 @@ class Deferral:
         ------
         ValueError
             If the bounds are of the wrong length, or if those who are present cannot meet them.
+
+        Warns
+        -----
+        UserWarning
+            If shares of these items miss the bounds by more than an item: tells whose, and by how much.
         """
         if not of_options:
             low, high = check_bounds_of_day(lower, upper, self.people, self.staff)
-            return argmax_policy(self.log_gate, self.people_probs, low, high)
+            policy = argmax_policy(self.log_gate, self.people_probs, low, high)
+            warn_of_missed_bounds(self.follow(policy).shares, low, high, self.people, self.num_items)
+            return policy
         is_open = self.people_probs.any(1)
-        low, high = check_bounds_of_day(lower, upper, [f"option {v}" for v in range(len(is_open) - 1)], is_open)
+        names = [f"option {v}" for v in range(len(is_open) - 1)]
+        low, high = check_bounds_of_day(lower, upper, names, is_open)
         policy = argmax_policy(self.log_gate, np.diag(1.0 * is_open), low, high)
+        shares = option_counts(untied(self.log_gate), policy.offsets) / self.num_items
+        warn_of_missed_bounds(shares, low, high, names, self.num_items)
         return policy._replace(people_probs=self.people_probs)
 
     def follow(self, policy: Policy) -> "Deferral":
         """Deferral by a policy that was fitted on these items, or on others.
+
+        Ties of the gate are broken by chance, the same way every time, as they were when the policy was fitted.
 
         Parameters
         ----------
@@ -229,7 +285,7 @@ class Deferral:
         Returns
         -------
         Deferral
-            Gate and people of the policy.
+            Gate and people of the policy, and no draws: those who decide in a cluster were averaged over them before.
 
         Raises
         ------
@@ -239,7 +295,8 @@ class Deferral:
         Warns
         -----
         UserWarning
-            If the policy leaves nobody behind an option of this deferral: its share goes to the others.
+            If the policy leaves nobody behind an option of this deferral, other than by upper bounds of 0: its share
+            goes to the others.
         """
         offsets, people_probs = (np.asarray(part, float) for part in policy)
         num_options = len(self.people_probs)
@@ -250,8 +307,10 @@ class Deferral:
                 f"{people_probs.shape}. Fit it on a deferral of the same options and people."
             )
         weights = people_probs * self.people_probs.any(1, keepdims=True) * self.staff
-        log_gate, people_probs = _close_empty(self.log_gate + offsets, weights, self._open_options)
-        return dataclasses.replace(self, log_gate=log_gate, people_probs=people_probs)
+        is_asked = people_probs.any(1) | (offsets == -np.inf)  # otherwise bounds of 0 leave nobody, which is no news
+        names = {option: name for option, name in self._open_options.items() if is_asked[option]}
+        log_gate, people_probs = _close_empty(untied(self.log_gate) + offsets, weights, names)
+        return dataclasses.replace(self, log_gate=log_gate, people_probs=people_probs, draws=None)
 
     def draw(self, rng_key: jax.Array) -> NDArray[np.integer]:
         """Draw the person who decides each item.
@@ -353,38 +412,16 @@ class Deferral:
         behind = {v: chosen_names(everybody, row > 0) for v, row in enumerate(self.people_probs) if row.any()}
         return {v: f"option {v} ({listed(names)})" for v, names in behind.items()}
 
-    def _check_staff(self, staff: Any) -> NDArray[np.bool_]:
-        given = np.asarray(staff)
-        if given.dtype == bool:
-            if given.shape != (len(self.people),):
-                raise ValueError(
-                    f"Expected whether each of {len(self.people)} people is present, of shape {(len(self.people),)}, "
-                    f"found {given.shape}. The AI always is."
-                )
-            present = given
-        else:
-            unknown = [name for name in map(str, staff) if name not in self.people]
-            if unknown:
-                raise ValueError(
-                    f"Expected names among {listed(self.people, MANY)}, found {listed(unknown)}. Pass names as a list."
-                )
-            present = np.isin(self.people, list(map(str, staff)))
-        able = self.staff[:-1]
-        if not (present & able).any():
-            raise ValueError(
-                f"Expected somebody present, of {listed(chosen_names(self.people, able))}, found nobody. Without "
-                "people the AI decides."
-            )
-        return present
 
-
-def _mean_rows(membership: Any, num_clusters: int, people: Sequence[Any] | None) -> NDArray[np.floating]:
-    """Who decides where a cluster is chosen: rows of Omega that sum to one, averaged over draws; zero where empty."""
-    check_membership(membership, num_clusters, people=people)
-    draws = np.asarray(membership, float).reshape(-1, *np.shape(membership)[-2:])
+def _weights(omega: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Who decides where an option is chosen: rows of Omega, averaged over draws, zero where empty; then the AI."""
+    draws = omega.reshape(-1, *omega.shape[-2:])
     totals = draws.sum(-1, keepdims=True)
     rows = draws / np.where(totals > 0, totals, 1.0)
-    return rows.sum(0) / np.maximum((totals > 0).sum(0), 1)  # draws in which a cluster is empty say nothing of it
+    weights = np.zeros((draws.shape[1] + 1, draws.shape[2] + 1))
+    weights[:-1, :-1] = rows.sum(0) / np.maximum((totals > 0).sum(0), 1)  # empty in a draw, which says nothing of it
+    weights[-1, -1] = 1.0
+    return weights
 
 
 def _close_empty(

@@ -7,7 +7,8 @@ A gate :math:`g_v(x)` chooses an option, and a matrix :math:`P_{vw}` says who de
 .. math:: \arg\max_v \left[\ln g_v(x) + T \ln \sum_w P_{vw} e^{-\nu_w}\right] \quad (T \to 0),
 
 and within it the person :math:`w \sim P'_{vw} \propto P_{vw} e^{-\nu_w}`. Bounds on the mean of a gate are none on its
-argmax; at a low temperature the two agree but for a few items, which are then told apart exactly.
+argmax; at a low temperature the two agree but for a few items, which are then told apart exactly. Items that are equal
+are told apart by chance, the same way every time.
 """
 
 from typing import Any, NamedTuple
@@ -19,14 +20,17 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.special import softmax
 
 from pl2d_ppl.projection import LOG_FLOOR, SLACK, Projection, check_bounds, log_floor, project
 
-__all__ = ["Policy", "argmax_offsets", "argmax_policy"]
+__all__ = ["Policy", "argmax_offsets", "argmax_policy", "option_counts", "untied"]
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.03, 0.01)  # in units of the gate's spread; at the last, means are as good as shares
 GATE_FLOOR = -100.0  # ln of the least gate probability, about that of float32
-MOST_MOVES = 1000  # items told apart one by one; where it takes more, they are equal, and no offsets tell them apart
+MOST_MOVES = 1000  # items told apart one by one; where it takes more, many are equal, and they are told apart together
+MANY_EQUAL = 0.01  # by how much shares of the argmax may differ from those at the last temperature, if few are equal
+TIE = 1e-9  # largest number added to ln gate so that no two items are equal, far above rounding in float64
 CLEARANCE = 1e-6  # by which an option that may have no item stays below the others
 
 
@@ -38,7 +42,8 @@ class Policy(NamedTuple):
     offsets : array of float, shape (V,)
         Added to ln gate before the argmax; -inf where nobody decides.
     people_probs : array of float, shape (V, M+1)
-        Who decides where an option is chosen, the AI last.
+        Who decides where an option is chosen, the AI last. A person whose upper bound is 0 has zeros, and so does an
+        option behind which there are only such people: it is closed.
     """
 
     offsets: NDArray[np.floating]
@@ -74,8 +79,24 @@ def argmax_offsets(gate: Any, lower: Any, upper: Any) -> np.ndarray:
         raise ValueError(f"Expected {gate.shape[-1]} bounds, one a person and one for the AI, found {lower.shape[-1]}.")
     if gate.ndim == 3:
         lower, upper = (jnp.broadcast_to(b, (gate.shape[0], gate.shape[-1])) for b in (lower, upper))
-        return np.asarray(_anneal_runs(jnp.log(gate), None, lower, upper))
-    return np.asarray(_anneal(jnp.log(gate), None, lower, upper))
+        return np.asarray(_anneal_runs(jnp.log(gate), None, lower, upper)[0])
+    return np.asarray(_anneal(jnp.log(gate), None, lower, upper)[0])
+
+
+def untied(log_gate: NDArray) -> NDArray[np.floating]:
+    """Ln gate whose ties are broken by chance, so that offsets can divide items that are equal.
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate.
+
+    Returns
+    -------
+    array of float, shape (N, V)
+        It, with numbers below 1e-9 added that depend on an item's position and on V alone.
+    """
+    return log_gate + TIE * np.random.default_rng(0).random(log_gate.shape)
 
 
 def argmax_policy(log_gate: NDArray, people_probs: NDArray, lower: NDArray, upper: NDArray) -> Policy:
@@ -84,6 +105,7 @@ def argmax_policy(log_gate: NDArray, people_probs: NDArray, lower: NDArray, uppe
     Offsets are those of the projection at a low temperature, corrected so that as many items choose each option as
     the bounds need; none, where other people behind the options are enough. People are then drawn by the projection of
     their probabilities, given how often each option is chosen: shares meet the bounds, but for a fraction of an item.
+    Options are chosen by the argmax of the gate :func:`untied`, plus the offsets.
 
     Parameters
     ----------
@@ -99,18 +121,19 @@ def argmax_policy(log_gate: NDArray, people_probs: NDArray, lower: NDArray, uppe
     Policy
         Offsets and people_probs, of zeros where people_probs is.
     """
+    log_gate = untied(log_gate)
     support = people_probs > 0
     is_open, upper = support.any(1), np.where(support.any(0), upper, 0.0)
     offsets = np.where(is_open, 0.0, -np.inf)
-    counts = _counts(log_gate, offsets)
+    counts = option_counts(log_gate, offsets)
     _, excess = nearest_counts(counts, support, lower, upper, may_move=False)
     if excess > SLACK:  # otherwise it is enough to choose among the people of each option
         with np.errstate(divide="ignore"):
             log_people = None if np.array_equal(people_probs, np.diag(is_open)) else np.log(people_probs)
-        annealed = _anneal(*_to_jax(log_gate, log_people, lower, upper))
+        annealed, temperature = _anneal(*_to_jax(log_gate, log_people, lower, upper))
         start = np.asarray(annealed, float)[is_open]
-        offsets[is_open] = _corrected(log_gate[:, is_open], start, support[is_open], lower, upper)
-        counts = _counts(log_gate, offsets)
+        offsets[is_open] = _corrected(log_gate[:, is_open], start, float(temperature), support[is_open], lower, upper)
+        counts = option_counts(log_gate, offsets)
     return Policy(offsets, _balanced(people_probs, counts, lower, upper))
 
 
@@ -118,11 +141,12 @@ def _to_jax(*arrays: NDArray | None) -> tuple[Array | None, ...]:
     return jax.tree.map(lambda array: jnp.asarray(array, jnp.result_type(float)), arrays)
 
 
-def _annealed(log_gate: Array, log_people: Array | None, lower: Array, upper: Array) -> Array:
-    """Offsets at the lowest temperature, from warm to cold, each from where the last one ended."""
+def _annealed(log_gate: Array, log_people: Array | None, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Offsets at the lowest temperature, and that; from warm to cold, each from where the last one ended."""
     log_gate = log_floor(log_gate, floor=GATE_FLOOR)
     spread = jnp.std(log_gate - log_gate.mean(1, keepdims=True) - log_gate.mean(0) + log_gate.mean())
-    units = jnp.maximum(spread, 1e-4) * jnp.array(TEMPERATURES, log_gate.dtype)
+    whole = jnp.std(log_gate, where=log_gate > GATE_FLOOR / 2)  # of equal items all there is; multipliers must reach it
+    units = jnp.maximum(jnp.maximum(spread, whole / 100), 1e-4) * jnp.array(TEMPERATURES, log_gate.dtype)
 
     def cool(nu: Array, units: tuple[Array, Array]) -> tuple[Array, None]:
         before, unit = units
@@ -133,7 +157,7 @@ def _annealed(log_gate: Array, log_people: Array | None, lower: Array, upper: Ar
 
     start = jnp.zeros(lower.size, log_gate.dtype)
     nu, _ = jax.lax.scan(cool, start, (jnp.concatenate([units[:1], units[:-1]]), units))
-    return units[-1] * _log_totals(nu, log_people)
+    return units[-1] * _log_totals(nu, log_people), units[-1]
 
 
 _anneal = jax.jit(_annealed)
@@ -180,18 +204,67 @@ def _price_of_options(nu: Array, log_people: Array | None) -> Array:
     return -(totals @ probs) / jnp.maximum(probs.sum(0), jnp.finfo(nu.dtype).tiny)
 
 
-def _corrected(log_gate: NDArray, offsets: NDArray, support: NDArray, lower: NDArray, upper: NDArray) -> NDArray:
-    """Offsets corrected for the few items by which shares at a temperature differ from those of the argmax."""
-    found = _counts(log_gate, offsets)
-    counts, _ = nearest_counts(found, support, lower, upper)
-    if not 0 < np.abs(counts - found).sum() / 2 <= MOST_MOVES:
+def _corrected(
+    log_gate: NDArray, offsets: NDArray, temperature: float, support: NDArray, lower: NDArray, upper: NDArray
+) -> NDArray:
+    """Offsets corrected for the items by which shares at a temperature differ from those of the argmax."""
+    found = option_counts(log_gate, offsets)
+    counts, _ = nearest_counts(_rounded(log_gate, offsets, temperature, found), support, lower, upper)
+    if (counts == found).all():
         return offsets
-    exact = exact_offsets(log_gate, offsets, counts)
-    excess = [nearest_counts(_counts(log_gate, o), support, lower, upper, may_move=False)[1] for o in (exact, offsets)]
-    return exact if excess[0] < excess[1] else offsets
+    exact = offsets
+    if _moves(found, counts) > MOST_MOVES:
+        exact = _magnified(log_gate, offsets, temperature, counts)
+    if _moves(option_counts(log_gate, exact), counts) <= MOST_MOVES:
+        exact = exact_offsets(log_gate, exact, counts)
+    excess = [
+        nearest_counts(option_counts(log_gate, o), support, lower, upper, may_move=False)[1] for o in (exact, offsets)
+    ]
+    return exact if excess[0] <= excess[1] else offsets
 
 
-def _counts(log_gate: NDArray, offsets: NDArray) -> NDArray[np.integer]:
+def _rounded(log_gate: NDArray, offsets: NDArray, temperature: float, found: NDArray) -> NDArray[np.integer]:
+    """Counts of the argmax; where many items are equal, which it gives to one option, those at the temperature."""
+    counts = softmax((log_gate + offsets) / temperature, axis=1).sum(0)
+    if np.abs(counts - found).max() <= 1 + MANY_EQUAL * len(log_gate):
+        return found
+    return np.diff(np.rint(counts.cumsum()).astype(int), prepend=0)
+
+
+def _moves(found: NDArray, counts: NDArray) -> int:
+    return int(np.abs(counts - found).sum()) // 2
+
+
+def _magnified(log_gate: NDArray, offsets: NDArray, temperature: float, counts: NDArray) -> NDArray[np.floating]:
+    """Offsets with which options have about so many items, of which many are equal but for what breaks their ties.
+
+    The differences that are left are far below the precision of an annealing, which is why each looks at those of a
+    tenth of the temperature of the last, as if they were of order one.
+    """
+    shares = counts / counts.sum()
+    while temperature > TIE / 10:
+        lens = temperature / 10
+        scores = (log_gate + offsets) / lens
+        found, coldest = _anneal(*_to_jax(scores - scores.max(1, keepdims=True), None, shares, shares))
+        offsets, temperature = offsets + lens * np.asarray(found, float), lens * float(coldest)
+    return offsets
+
+
+def option_counts(log_gate: NDArray, offsets: NDArray) -> NDArray[np.integer]:
+    """How many items choose each option.
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate, :func:`untied` where a policy is followed.
+    offsets : array of float, shape (V,)
+        Added to it.
+
+    Returns
+    -------
+    array of int, shape (V,)
+        Numbers of items.
+    """
     return np.bincount((log_gate + offsets).argmax(1), minlength=len(offsets))
 
 
@@ -260,7 +333,8 @@ def exact_offsets(log_gate: NDArray, offsets: NDArray, counts: NDArray) -> NDArr
     Returns
     -------
     array of float, shape (V,)
-        The offsets. Where items are equal, the argmax cannot tell them apart, and counts may be missed.
+        The offsets. Where items are equal, the argmax cannot tell them apart, and counts may be missed: see
+        :func:`untied`.
     """
     decision, exact = (log_gate + offsets).argmax(1), offsets.copy()
     while (surplus := np.bincount(decision, minlength=len(counts)) - counts).any():
@@ -291,8 +365,11 @@ def _shortest_paths(gap: NDArray, is_source: NDArray) -> tuple[NDArray, NDArray]
     distance, before = np.where(is_source, 0.0, np.inf), np.full(len(gap), -1)
     for _ in gap:
         through = distance[:, None] + gap
-        shorter = through.min(0) < distance
-        distance, before = np.where(shorter, through.min(0), distance), np.where(shorter, through.argmin(0), before)
+        nearest = through.min(0)
+        shorter = nearest < distance
+        if not shorter.any():
+            break
+        distance, before = np.where(shorter, nearest, distance), np.where(shorter, through.argmin(0), before)
     return distance, before
 
 
@@ -310,11 +387,15 @@ def _central(log_gate: NDArray, decision: NDArray, offsets: NDArray, is_chosen: 
 
 
 def _balanced(people_probs: NDArray, counts: NDArray, lower: NDArray, upper: NDArray) -> NDArray[np.floating]:
-    """Project people_probs so that shares meet the bounds, given how many items choose each option."""
-    support = people_probs > 0
-    _, excess = nearest_counts(counts, support, lower, upper, may_move=False)
+    """Project people_probs so that shares meet the bounds, given how many items choose each option.
+
+    Zeros of people whose upper bound is 0 are exact, so that they get nothing where others are absent; the AI, alone
+    in its option, stays.
+    """
+    _, excess = nearest_counts(counts, people_probs > 0, lower, upper, may_move=False)
+    may_decide = np.append(upper[:-1] > 0, True)
     with np.errstate(divide="ignore"):
-        log_people = np.log(people_probs)
+        log_people = np.log(people_probs * may_decide)
     arguments = (log_people, np.maximum(lower - excess, 0.0), np.minimum(upper + excess, 1.0), counts)
     nu = np.asarray(_multipliers(*_to_jax(*arguments)), float)
     tilted = log_people - nu

@@ -14,9 +14,10 @@ from scipy.optimize import linear_sum_assignment, linprog
 from scipy.special import log_softmax, softmax
 
 from pl2d_ppl import Annotated, argmax_offsets
+from pl2d_ppl import deferral as deferral_module
 from pl2d_ppl.decisions import evaluate_decisions
 from pl2d_ppl.deferral import Deferral
-from pl2d_ppl.offsets import Policy, _anneal, exact_offsets, nearest_counts, project_people
+from pl2d_ppl.offsets import Policy, _anneal, _shortest_paths, exact_offsets, nearest_counts, project_people, untied
 from pl2d_ppl.validation import check_membership
 
 KEY = jax.random.key(0)
@@ -178,6 +179,55 @@ def test_options_without_anybody_are_closed_with_one_warning():
         found.present(["bob", "cid"]).bounded([0, 0.5, 0, 0, 0.5], [1, 0.5, 1, 1, 0.5])
 
 
+def rows_of_draws(draws, present):
+    """Who decides in a cluster, draw by draw: among those of its members who are present."""
+    expected = np.zeros(draws.shape[1:])
+    for k in range(len(expected)):
+        rows = []
+        for draw in draws:
+            members = [draw[k, m] if present[m] else 0.0 for m in range(draw.shape[1])]
+            if sum(members) > 0:
+                rows.append(np.array(members) / sum(members))
+        expected[k] = np.mean(rows, 0) if rows else 0.0
+    return expected
+
+
+def test_draws_are_restricted_to_those_who_are_present_before_they_are_averaged():
+    draws = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 1], [0, 1, 0]]], float)
+    everybody = small(membership=draws)
+    np.testing.assert_array_equal(everybody.draws, draws)
+    day = everybody.present(["ann", "bob"])
+    np.testing.assert_allclose(day.people_probs[0], [0.75, 0.25, 0, 0])
+    np.testing.assert_allclose(day.people_probs[1], [0, 1, 0, 0])  # of the one draw in which somebody is left
+    np.testing.assert_allclose(
+        day.people_probs[:2, :2], small(membership=draws[:, :, :2], people=None).people_probs[:2, :2]
+    )
+    np.testing.assert_allclose(day.present(["ann", "bob", "cid"]).people_probs, day.people_probs)
+    for found in (everybody.bounded([0] * 4, [1] * 4), everybody.bounded_options([0] * 3, [1] * 3)):
+        assert found.draws is None
+    assert small().draws is None
+    with pytest.warns(UserWarning, match=r"Nobody is behind option 1 \('bob', 'cid'\)"):
+        alone = everybody.present(["ann"])
+    np.testing.assert_array_equal(alone.people_probs, [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS)
+def test_staff_of_draws_is_restricted_as_in_a_loop(seed):
+    rng = np.random.default_rng(seed)
+    draws = np.stack([random_omega(rng, 3, 5) for _ in range(rng.integers(1, 5))])
+    present = rng.random(5) < 0.6
+    present[rng.integers(5)] = True
+    first = present | (rng.random(5) < 0.5)  # on a day of more people, of whom some leave
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Nobody is behind")
+        everybody = Deferral.of(random_gate(rng, 20, 4), np.full((20, 2), 0.5), membership=draws)
+        days = everybody.present(present), everybody.present(first).present(present)
+    for day in days:
+        np.testing.assert_allclose(day.people_probs[:-1, :-1], rows_of_draws(draws, present))
+        np.testing.assert_array_equal(day.log_gate[:, :-1] == -np.inf, np.tile(~day.people_probs[:-1].any(1), (20, 1)))
+
+
 def test_clusters_without_members_are_closed_with_a_warning():
     omega = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     for membership in (omega, np.stack([omega, omega])):
@@ -231,7 +281,7 @@ def test_of_people_who_are_options_it_is_the_offsets_of_the_argmax(float64):
         gate, (lower, upper) = random_gate(rng, 300, 4).astype(float), random_bounds(rng, np.ones(4, bool))
         expected = argmax_offsets(gate, lower, upper)
         with np.errstate(divide="ignore"):
-            found = _anneal(*(jnp.asarray(a) for a in (np.log(gate), np.log(np.eye(4)), lower, upper)))
+            found, _ = _anneal(*(jnp.asarray(a) for a in (np.log(gate), np.log(np.eye(4)), lower, upper)))
         np.testing.assert_allclose(found, expected, atol=1e-4)
         exact = Deferral.of(gate, np.full((300, 2), 0.5)).fit_policy(lower, upper)
         decisions = [(np.log(gate) + offsets).argmax(1) for offsets in (expected, exact.offsets)]
@@ -293,6 +343,36 @@ def test_exact_offsets_are_the_prices_of_the_best_assignment(seed):
     rows, columns = linear_sum_assignment(-log_gate[:, places])
     best = log_gate[rows, places[columns]].sum()
     np.testing.assert_allclose(log_gate[np.arange(60), decision].sum(), best)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_shortest_paths_are_those_that_an_enumeration_finds(seed):
+    rng = np.random.default_rng(seed)
+    gap = np.where(rng.random((5, 5)) < 0.5, rng.random((5, 5)), np.inf)
+    is_source = np.arange(5) < rng.integers(1, 4)
+    expected = np.where(is_source, 0.0, np.inf)
+    for length in range(2, 6):
+        for path in itertools.permutations(range(5), length):
+            if is_source[path[0]]:
+                expected[path[-1]] = min(expected[path[-1]], sum(gap[a, b] for a, b in itertools.pairwise(path)))
+    distance, before = _shortest_paths(gap, is_source)
+    np.testing.assert_allclose(distance, expected)
+    reached = np.isfinite(distance) & ~is_source
+    np.testing.assert_allclose(distance[reached], (distance[before] + gap[before, np.arange(5)])[reached])
+    assert (before[~reached] == -1).all()
+
+
+def test_shortest_paths_are_found_in_little_more_rounds_than_they_have_steps():
+    rounds = []
+
+    class Counted(np.ndarray):
+        def __radd__(self, other):  # once a round
+            rounds.append(1)
+            return other + np.asarray(self)
+
+    gap = np.random.default_rng(0).random((200, 200)).view(Counted)
+    _shortest_paths(gap, np.arange(200) < 100)
+    assert 1 <= len(rounds) < 20
 
 
 def test_exact_offsets_lie_amid_those_that_do():
@@ -412,12 +492,112 @@ def test_gates_that_are_all_but_sure_meet_bounds():
         np.testing.assert_allclose(found.shares[2], share)
 
 
-@pytest.mark.parametrize("num_items", [300, 30_000])
-def test_items_that_are_equal_are_not_told_apart(num_items):
-    """No offsets divide them: the shares are no worse than they were, and nothing hangs."""
-    deferral = Deferral.of(np.full((num_items, 3), 1 / 3), np.full((num_items, 2), 0.5))
-    found = deferral.bounded([0.2, 0.2, 0.2], [0.5, 0.5, 0.5])
-    assert sorted(found.shares) == [0, 0, 1]
+def best_mean_of_kinds(gate, sizes, lower, upper):
+    """Largest mean of ln gate within bounds on options, of kinds of so many equal items each: a linear program."""
+    weights = sizes / sizes.sum()
+    shares = np.kron(weights, np.eye(gate.shape[1]))
+    solution = linprog(
+        -(weights[:, None] * np.log(gate)).ravel(),
+        A_eq=np.kron(np.eye(len(gate)), np.ones(gate.shape[1])),
+        b_eq=np.ones(len(gate)),
+        A_ub=np.vstack([shares, -shares]),
+        b_ub=np.append(upper, -np.asarray(lower)),
+    )
+    return -solution.fun
+
+
+KINDS = {  # of items: gate of each, how many items of each
+    "one": (np.array([[0.2, 0.3, 0.5]]), [100]),
+    "one, many items": (np.array([[0.2, 0.3, 0.5]]), [4000]),
+    "one without a preference": (np.full((1, 3), 1 / 3), [300]),
+    "ten": (np.random.default_rng(0).dirichlet(np.ones(3), 10), [10] * 10),
+    "ten, many items": (np.random.default_rng(0).dirichlet(np.ones(3), 10), np.arange(1, 11) * 200),
+}
+
+
+@pytest.mark.parametrize("bounds", [([0, 0, 0.45], [1, 1, 0.45]), ([0.2, 0.25, 0], [1, 1, 0.35])], ids=["one", "all"])
+@pytest.mark.parametrize("kinds", KINDS)
+def test_items_that_are_equal_are_divided_as_by_a_linear_program(kinds, bounds):
+    gate, sizes = KINDS[kinds][0], np.array(KINDS[kinds][1])
+    num_items, (lower, upper) = sizes.sum(), np.array(bounds)
+    kind = np.random.default_rng(1).permutation(np.repeat(np.arange(len(gate)), sizes))
+    deferral = Deferral.of(gate[kind], np.full((num_items, 2), 0.5))
+    found = deferral.bounded(lower, upper)
+    assert violation(found.shares, lower, upper) < 1 / num_items
+    np.testing.assert_array_equal(found.decision, deferral.bounded(lower, upper).decision)
+    mean = np.log(gate)[kind, found.decision].mean()
+    slack = 2 / num_items
+    assert mean <= best_mean_of_kinds(gate, sizes, lower - slack, upper + slack) + 1e-9
+    assert mean >= best_mean_of_kinds(gate, sizes, lower, upper) - 0.01
+
+
+def test_the_same_policy_divides_other_equal_items_in_expectation():
+    lower, upper = [0, 0, 0.4], [1, 1, 0.4]
+    train, test = (Deferral.of(np.tile([0.2, 0.3, 0.5], (n, 1)), np.full((n, 2), 0.5)) for n in (500, 2000))
+    policy = train.fit_policy(lower, upper)
+    np.testing.assert_allclose(train.follow(policy).shares, [0, 0.6, 0.4])
+    np.testing.assert_allclose(test.follow(policy).shares, [0, 0.6, 0.4], atol=4 * np.sqrt(0.24 / 500))
+    np.testing.assert_array_equal(test.follow(policy).decision[:500], train.follow(policy).decision)
+    assert (train.decision == 2).all()  # without a policy, nothing is broken
+
+
+def test_ties_are_broken_by_less_than_anything_else():
+    log_gate = np.array([[0.0, -np.inf, -1.0], [0.0, -np.inf, -1.0]])
+    broken = untied(log_gate)
+    assert np.all(broken[:, 1] == -np.inf)
+    np.testing.assert_allclose(broken, log_gate, rtol=0, atol=1e-9)
+    assert len(np.unique(broken[:, 0] - broken[:, 2])) == 2
+    np.testing.assert_array_equal(untied(log_gate[:1]), broken[:1])
+
+
+def test_shares_that_miss_their_bounds_are_told(monkeypatch):
+    def none(log_gate, people_probs, lower, upper):
+        return Policy(np.zeros(len(people_probs)), people_probs)
+
+    monkeypatch.setattr(deferral_module, "argmax_policy", none)
+    deferral = Deferral.of(np.tile([0.2, 0.3, 0.5], (20, 1)), np.full((20, 2), 0.5), people=["ann", "bob"])
+    message = r"20 items miss their bounds by up to 0.6, more than an item: 0 for 'bob', 1 for 'AI'"
+    for bounded in (deferral.bounded, deferral.bounded_options):
+        expected = message if bounded == deferral.bounded else message.replace("bob", "option 1")
+        with pytest.warns(UserWarning, match=expected) as caught:
+            bounded([0, 0.1, 0.4], [1, 1, 0.4])
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+    deferral.bounded([0, 0, 0.95], [0.05, 0.05, 0.95])  # an item less is none
+
+
+def test_whoever_has_a_bound_of_zero_gets_nothing_on_any_day():
+    """Neither where the policy is followed, nor where others leave afterwards."""
+    omega = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    everybody = small(200, membership=omega)
+    lower, upper = [0, 0, 0, 0.3], [0, 1, 1, 0.3]
+    policy = everybody.fit_policy(lower, upper)
+    np.testing.assert_array_equal(policy.people_probs[:, 0], 0.0)
+    np.testing.assert_array_equal(policy.people_probs[:2, 1], [1.0, 0.0])
+    np.testing.assert_allclose(everybody.bounded(lower, upper).shares[[0, 3]], [0.0, 0.3])
+    with pytest.warns(UserWarning, match=r"Nobody is behind option 0 \('ann'\): their share goes to the others"):
+        followed = everybody.present(["ann", "cid"]).follow(policy)
+    with pytest.warns(UserWarning, match=r"Nobody is behind option 0 \('bob'\): their share goes to the others"):
+        restricted = everybody.bounded(lower, upper).present(["ann", "cid"])
+    scores = untied(everybody.log_gate)[:, 1:] + policy.offsets[1:]
+    for found in (followed, restricted):
+        assert found.shares[0] == found.shares[1] == 0.0
+        np.testing.assert_array_equal(found.decision, 1 + scores.argmax(1))
+
+
+@pytest.mark.usefixtures("precision")
+def test_options_of_people_with_bounds_of_zero_are_closed_without_a_word():
+    hard = small(60, membership=np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    for deferral in (hard, Deferral.of(np.exp(hard.log_gate), hard.ai, people=["ann", "cid"])):
+        num_people = len(deferral.people)
+        lower, upper = np.append(np.zeros(num_people), 0.3), np.append(np.zeros(num_people - 1), [1.0, 0.3])
+        policy = deferral.fit_policy(lower, upper)
+        found = deferral.follow(policy)
+        assert np.isfinite(policy.offsets).all()
+        assert (found.log_gate[:, 0] == -np.inf).all()
+        np.testing.assert_allclose(found.shares, np.append(np.zeros(num_people - 1), [0.7, 0.3]))
+        np.testing.assert_array_equal(deferral.bounded(0 * lower, np.eye(num_people + 1)[-1]).shares[:-1], 0.0)
+        assert deferral.bounded(0 * upper, np.append(np.ones(num_people), 0)).staff.all()  # the AI stays, with no item
 
 
 def test_a_policy_is_used_on_other_items_and_on_other_days():
@@ -640,12 +820,26 @@ def test_memberships_are_checked_as_far_as_they_are_known():
         ([True] * 4, r"each of 3 people is present, of shape \(3,\), found \(4,\)"),
         (["ann", "dan"], "names among 'ann', 'bob', 'cid', found 'dan'"),
         ("dan", "Pass names as a list"),
-        ([1, 0, 1], "names among 'ann', 'bob', 'cid', found '1', '0', '1'"),
+        (3, "names, or a boolean mask, found 3"),
+        (None, "names, or a boolean mask, found None"),
+        ([1, 0, 1], "names, or a boolean mask of 3, found 1, a int.*names as strings.*or a mask of True and False"),
+        (np.array([1.0, 0.0, 1.0]), "found .*1.0.*, a float64"),
+        (["ann", 1], "found 1, a int"),
+        (np.array([True, False, True], object), "found True, a bool"),
     ],
 )
 def test_staff_that_is_not_known_is_refused(staff, message):
     with pytest.raises(ValueError, match=message):
         small().present(staff)
+
+
+def test_numbers_are_no_names_even_where_people_are_named_by_numbers():
+    """A mask of zeros and ones would be taken for the people of these numbers."""
+    numbered = small(people=range(3))
+    assert numbered.present(["0", "2"]).staff.tolist() == [True, False, True, True]
+    for staff in ([1, 0, 1], np.array([0, 2]), jnp.array([1, 0, 1])):
+        with pytest.raises(ValueError, match="names as strings, among '0', '1', '2', or a mask of True and False"):
+            numbered.present(staff)
 
 
 def test_only_those_who_are_absent_are_nobody():
@@ -659,9 +853,11 @@ def test_only_those_who_are_absent_are_nobody():
         ([0] * 3, [1] * 4, r"4 lower bounds, one for each of 'ann', 'bob', 'cid', then the AI, found shape \(3,\)"),
         ([0] * 4, [[1] * 4], r"4 upper bounds.*found shape \(1, 4\)"),
         (0.0, 1.0, r"4 lower bounds.*found shape \(\)"),
-        ([0, 0.6, 0, 0], [1, 0.5, 1, 1], "lower <= upper"),
-        ([0.6, 0.6, 0, 0], [1] * 4, "lower bounds that sum to at most 1"),
-        ([0] * 4, [0.1] * 4, "upper bounds that sum to at least 1, found 0.4"),
+        ([0, 0.6, 0, 0], [1, 0.5, 1, 1], "lower <= upper .* found lower 0.6 for 'bob', above upper 0.5 for 'bob'"),
+        ([0.2, 0, 0, 0.3], [0.1, 1, 1, 0], "lower 0.2 for 'ann', 0.3 for 'AI', above upper 0.1 for 'ann', 0 for 'AI'"),
+        ([0.6, 0.5, 0, 0], [1] * 4, "sum to at most 1, found 1.1: 0.6 for 'ann', 0.5 for 'bob'. Lower them"),
+        ([0] * 4, [0.1] * 4, "present that sum to at least 1, found 0.3 over 'ann', 'bob', 'AI'"),
+        ([0] * 4, [1, 1, np.nan, 1], "upper bounds between 0 and 1"),
         ([0] * 4, [1, 1, 2, 1], "upper bounds between 0 and 1"),
         ([0, 0, 0.2, 0], [1] * 4, r"lower bounds of 0 for those who are absent, found \[0.2\] for 'cid'"),
         ([0] * 4, [0.3, 0.2, 1, 0.2], r"upper bounds of those who are present.*found 0.7 over 'ann', 'bob', 'AI'"),
@@ -722,6 +918,9 @@ def test_annotations_that_do_not_fit_are_refused(annotations, y, message):
         ({"people_probs": np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])}, "the AI alone"),
         ({"people_probs": np.array([[1, 0, 0, 0], [0, 0.5, 0, 0.5], [0, 0, 0, 1]])}, "the AI alone"),
         ({"people": ("ann",)}, "Expected 3 names"),
+        ({"draws": np.ones((2, 3))}, r"draws of shape \('S', 2, 3\).*found shape \(2, 3\)"),
+        ({"draws": np.ones((1, 3, 3))}, r"found shape \(1, 3, 3\)"),
+        ({"draws": -np.ones((1, 2, 3))}, "not negative"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes, message):
