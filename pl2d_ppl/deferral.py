@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
+from pl2d_ppl.assignment import option_counts
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.decisions import evaluate_decisions
 from pl2d_ppl.deferral_checks import (
@@ -22,7 +23,7 @@ from pl2d_ppl.deferral_checks import (
     chosen_names,
     warn_of_missed_bounds,
 )
-from pl2d_ppl.offsets import GATE_FLOOR, Policy, argmax_policy, option_counts, untied
+from pl2d_ppl.offsets import GATE_FLOOR, Policy, argmax_policy, untied
 from pl2d_ppl.people import listed, names_of
 from pl2d_ppl.validation import check_key, check_membership
 

@@ -15,9 +15,10 @@ from scipy.special import log_softmax, softmax
 
 from pl2d_ppl import Annotated, argmax_offsets
 from pl2d_ppl import deferral as deferral_module
+from pl2d_ppl.assignment import _shortest_paths, exact_offsets, nearest_counts
 from pl2d_ppl.decisions import evaluate_decisions
 from pl2d_ppl.deferral import Deferral
-from pl2d_ppl.offsets import Policy, _anneal, _shortest_paths, exact_offsets, nearest_counts, project_people, untied
+from pl2d_ppl.offsets import Policy, _anneal, project_people, untied
 from pl2d_ppl.validation import check_membership
 
 KEY = jax.random.key(0)
