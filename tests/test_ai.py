@@ -124,6 +124,7 @@ def test_truth_may_be_known_of_few():
         train_classifier(jax.random.key(key), X, y, 3, hidden=(), steps=2)
 
 
+@SLOW
 def test_truth_is_scored_where_it_is_known():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 4)).astype(np.float32), np.array([0, 1, -1, 2, -1, 0])
@@ -237,6 +238,7 @@ def test_statistics_of_batches_are_kept():
     assert np.abs(fresh(jnp.asarray(x)) - frozen(jnp.asarray(x))).max() > 0.01
 
 
+@SLOW
 def test_a_network_that_was_not_trained_is_not_found():
     x, y = blobs(20)
     model = partial(classification, classifier=partial(MLP, 2, (), 3))

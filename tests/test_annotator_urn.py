@@ -344,6 +344,7 @@ def test_draws_are_counts():
     assert np.isfinite(votes.log_prob(draws)).all()
 
 
+@pytest.mark.slow
 def test_other_numbers_of_votes_are_impossible():
     assert votes_of_staff(0, 3).log_prob(jnp.array([1, 0, 0])) < LOG_ZERO
 

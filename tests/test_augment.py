@@ -180,6 +180,7 @@ def test_evaluation_crops_as_training_does_where_crops_are_larger_than_images():
     np.testing.assert_allclose(layer(IMAGES), normalise(padded[:, 1:12, 1:9]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_behind_the_layer_can_be_frozen_and_be_one_of_many():
     network = Network(rngs=nnx.Rngs(0))
     frozen = Frozen.of(network)
@@ -237,6 +238,7 @@ def test_a_fit_takes_bytes_and_learns(fitted):
     np.testing.assert_array_equal(logits, fitted.outputs(DATA["x"].astype(np.float32))["ai_logits"][0])
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_as_if_it_had_never_stopped(fitted, tmp_path):
     half = fit_classifier(KEY, data=DATA, epochs=3, validation=DATA)
     half.save(tmp_path / "half")
@@ -246,6 +248,7 @@ def test_a_fit_goes_on_as_if_it_had_never_stopped(fitted, tmp_path):
     np.testing.assert_array_equal(whole.outputs(DATA["x"])["ai_logits"], fitted.outputs(DATA["x"])["ai_logits"])
 
 
+@pytest.mark.slow
 def test_runs_of_a_batch_draw_as_they_do_alone(fitted):
     runs = fit_classifier(jnp.stack([KEY, jax.random.key(1)]), data=DATA, epochs=2)
     np.testing.assert_allclose(runs.history["loss"][:, 0], fitted.history["loss"][:2], rtol=1e-3)

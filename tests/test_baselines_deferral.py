@@ -344,6 +344,7 @@ def test_a_batch_of_runs_on_a_frozen_classifier_equals_single_runs(case):
 # The naive baseline
 
 
+@pytest.mark.slow
 def test_naive_is_the_posterior_of_a_gate_without_those_who_are_missing(precision):
     problem = random_l2d(3, num_items=24, num_experts=3)
     gate, beliefs, *data = problem.arrays()

@@ -153,6 +153,7 @@ def test_programs_built_anew_read_a_fit(saved, fits):
     )
 
 
+@pytest.mark.slow
 def test_paths_may_be_strings_and_relative(fits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fits("single")[0].save("fit")
@@ -170,6 +171,7 @@ def refuses(path, message="Expected", **other):
     assert not [w for w in caught if issubclass(w.category, ResourceWarning) and str(path) in str(w.message)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [

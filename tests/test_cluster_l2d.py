@@ -176,6 +176,7 @@ def test_evidence_and_marginals_equal_enumeration(precision, modelled):
             close(found["t"], expected["t"])
 
 
+@SLOW
 def test_annotations_summed_out_leave_evidence_and_posterior(float64):
     for number, (kind, options) in enumerate(KINDS.items()):
         case = random_case(40 + number, modelled=True, **options)
@@ -383,6 +384,7 @@ BOUNDS = {
 }
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("site", "modelled"), [("w", True), *(pytest.param(*c, marks=SLOW) for c in [("w", False), ("v", True)])]
 )

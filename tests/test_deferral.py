@@ -164,6 +164,7 @@ def test_names_and_masks_say_the_same_and_whoever_comes_back_is_there():
     np.testing.assert_allclose(back.log_gate, everybody.log_gate)
 
 
+@pytest.mark.slow
 def test_options_without_anybody_are_closed_with_one_warning():
     omega = np.eye(3)[:, [0, 1, 2, 1]]
     people = (*PEOPLE, "dan")
@@ -260,6 +261,7 @@ def project_joint(gate, people_probs, lower, upper):
     return joint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("omega", [OMEGA, np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])], ids=["soft", "hard"])
 def test_the_projection_of_marginals_is_that_of_the_joint(float64, omega, temperature):
@@ -276,6 +278,7 @@ def test_the_projection_of_marginals_is_that_of_the_joint(float64, omega, temper
     np.testing.assert_allclose(joint.sum(1).mean(0), found.mean, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_of_people_who_are_options_it_is_the_offsets_of_the_argmax(float64):
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -476,6 +479,7 @@ def test_within_an_option_shares_are_met_exactly():
     np.testing.assert_allclose(found.shares, [0.123, 1 - 0.123 - 0.4567, 0.4567, 0], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("precision")
 def test_nobody_is_asked_beyond_a_bound_of_zero():
     deferral = small(60)
@@ -516,6 +520,7 @@ KINDS = {  # of items: gate of each, how many items of each
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [([0, 0, 0.45], [1, 1, 0.45]), ([0.2, 0.25, 0], [1, 1, 0.35])], ids=["one", "all"])
 @pytest.mark.parametrize("kinds", KINDS)
 def test_items_that_are_equal_are_divided_as_by_a_linear_program(kinds, bounds):
@@ -586,6 +591,7 @@ def test_whoever_has_a_bound_of_zero_gets_nothing_on_any_day():
         np.testing.assert_array_equal(found.decision, 1 + scores.argmax(1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("precision")
 def test_options_of_people_with_bounds_of_zero_are_closed_without_a_word():
     hard = small(60, membership=np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))

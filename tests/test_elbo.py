@@ -67,6 +67,7 @@ def case(seed=0):
 SLOW = pytest.mark.slow
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("family", "with_bounds"),
     [
@@ -119,6 +120,7 @@ def test_gradient_equals_finite_differences(float64, family, through_gate):
     np.testing.assert_allclose(inner, slope, rtol=1e-6)
 
 
+@SLOW
 @pytest.mark.parametrize("family", [pytest.param("exact", marks=SLOW), "exact z"])
 def test_fishers_identity_under_a_workload(float64, family):
     """The gradient at fixed q~ is that of -ln sum_z p exp(-nu_z) at fixed nu."""
@@ -151,6 +153,7 @@ def test_gate_does_not_train_the_classifier_unless_asked(float64):
     np.testing.assert_allclose(stopped, jnp.where(y[:, None] >= 0, probs - y_one_hot, 0.0), rtol=1e-9, atol=1e-12)
 
 
+@SLOW
 def test_a_masked_latent_site_gives_numpyros_bound(float64):
     def program(valid):
         with numpyro.plate("vote", 3), mask(mask=valid):
@@ -165,6 +168,7 @@ def test_a_masked_latent_site_gives_numpyros_bound(float64):
         np.testing.assert_allclose(EnumELBO(1).loss(KEY, {}, program, guide, valid), expected, rtol=1e-9)
 
 
+@SLOW
 @pytest.mark.parametrize("guide", [mean_field, exact])
 def test_a_parent_of_a_kept_site_may_be_summed_out(float64, guide):
     prior, given_d = np.array([0.3, 0.7]), np.array([[0.2, 0.8], [0.6, 0.4]])
@@ -246,6 +250,7 @@ def stateful_programs():
     }
 
 
+@SLOW
 @pytest.mark.parametrize(
     "name",
     [
@@ -443,6 +448,7 @@ def test_a_site_of_the_guide_that_is_drawn(program):
         OURS.loss(KEY, {}, model, guide, *data)
 
 
+@SLOW
 def test_a_plate_beyond_the_nesting(program):
     model, data = program
 

@@ -103,6 +103,7 @@ def oracle(weights):
     return features
 
 
+@pytest.mark.slow
 def test_the_network_equals_its_graph(weights):
     run, network = onnx_network(weights), Frozen.of(port.pretrained())
     images = RNG.uniform(-1, 1, (2, 75, 98, 3)).astype(np.float32)  # odd sizes show how borders are padded
@@ -121,6 +122,7 @@ def test_a_new_network_has_the_shape_of_the_pretrained_one():
     assert params == 4_652_008 - 1000 * 1281  # as the authors count, less the layer of ImageNet's classes
 
 
+@pytest.mark.slow
 def test_embedding_equals_the_graph(oracle):
     found = embed(SMOOTH, size=SIZE, batch_size=3, progress=False)
     assert found.shape == (7, 1280)
@@ -128,6 +130,7 @@ def test_embedding_equals_the_graph(oracle):
     np.testing.assert_allclose(found, oracle(SMOOTH), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_sources_and_data_give_the_features_of_arrays():
     stream = [io.BytesIO() for _ in SMOOTH]
     for image, file in zip(SMOOTH, stream, strict=True):
@@ -150,6 +153,7 @@ def test_sources_and_data_give_the_features_of_arrays():
     np.testing.assert_array_equal(in_memory.x, expected)
 
 
+@pytest.mark.slow
 def test_images_of_all_sizes_and_grey_ones_are_scaled(oracle):
     class Mixed:
         items = (SMOOTH[0], SMOOTH[1][..., :1], resize(SMOOTH[2], (90, 41)), resize(SMOOTH[3], (8, 9)), SMOOTH[4])

@@ -112,6 +112,7 @@ def test_a_tilt_does_not_show_in_predictive(model, problem):
 SLOW = pytest.mark.slow
 
 
+@SLOW
 @pytest.mark.parametrize(
     "guide", [mean_field, pytest.param(exact, marks=SLOW), pytest.param(partial(exact, sites=["z"]), marks=SLOW)]
 )
@@ -155,6 +156,7 @@ def test_slack_bounds_change_nothing(model, data):
     np.testing.assert_allclose(recorded["z_multipliers"], 0.0, atol=1e-6)
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("site", "lower", "upper", "message"),
     [
@@ -187,6 +189,7 @@ def test_a_window_of_nothing_is_refused(model):
         workload(mean_field(model), "z", LOWER, UPPER, window=0)
 
 
+@SLOW
 def test_bounds_are_leaves_and_share_a_compilation(problem, model, data):
     @jax.jit
     def multipliers(guide):

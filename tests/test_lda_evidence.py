@@ -134,6 +134,7 @@ def test_impossible_votes_have_finite_gradients():
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences(float64):
     votes, log_h = problem(2, 4, 3)
     votes[1, 2:] = -1

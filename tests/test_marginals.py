@@ -66,6 +66,7 @@ def test_posterior_of_prob_l2d_equals_enumeration(precision, num_experts, num_ca
     close(given_z, np.stack([e["zt"] for e in expected]).transpose(2, 0, 1, 3))
 
 
+@pytest.mark.slow
 def test_annotations_summed_out_leave_evidence_posterior_and_gradients(float64):
     problem = random_l2d(5, 8, 3, 3)
     gate, beliefs, *data = problem.arrays()
@@ -151,6 +152,7 @@ def test_edited_program_equals_brute_force(precision, edited):
         close(found[site], stack(probs, site), err_msg=site)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sites", [None, ["g", "z"]])
 def test_exact_guide_of_the_edited_program_attains_the_evidence(float64, edited, sites):
     problem, _, (evidence, _, _) = edited
@@ -160,6 +162,7 @@ def test_exact_guide_of_the_edited_program_attains_the_evidence(float64, edited,
     np.testing.assert_allclose(-loss, evidence, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_edited_program_has_its_own_mean_field(precision, edited):
     problem, log_joint, _ = edited
     model, data = edited_case(problem)
@@ -196,6 +199,7 @@ def test_a_masked_latent_site_does_not_count(float64):
         np.testing.assert_allclose(probs.sum(-1), 1.0, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_evidence_is_differentiable_in_the_parameters(float64):
     problem = random_l2d(2)
     gate, beliefs, *data = problem.arrays()
@@ -209,6 +213,7 @@ def test_the_evidence_is_differentiable_in_the_parameters(float64):
     np.testing.assert_allclose(jnp.vdot(jax.grad(evidence)(gate), step), slope, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_conditioning_on_a_latent_site_gives_the_conditional(float64):
     problem = random_l2d(4)
     gate, beliefs, *data = problem.arrays()

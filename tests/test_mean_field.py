@@ -62,6 +62,7 @@ def test_guide_equals_the_hand_written_updates(precision, num_experts, num_categ
         np.testing.assert_allclose(elbo, total, rtol=precision.rtol)
 
 
+@pytest.mark.slow
 def test_sweeps_follow_the_oracle_and_never_lower_the_bound(float64):
     problem = random_l2d(20, 8)
     previous = np.full(8, -np.inf)
@@ -81,6 +82,7 @@ def test_sweeps_follow_the_oracle_and_never_lower_the_bound(float64):
         previous = np.asarray(bounds)
 
 
+@pytest.mark.slow
 def test_sweeps_stop_at_the_tolerance(float64):
     problem = random_l2d(21, 8)
     model = seed(table_model(*problem.arrays()[:2]), jax.random.key(0))
@@ -151,6 +153,7 @@ def lda_arrays(votes, log_h, alpha):
     return jnp.asarray(votes), jnp.asarray(log_h, float_type), jnp.asarray(alpha, float_type)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(
     "alpha",

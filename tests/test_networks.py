@@ -122,6 +122,7 @@ def test_convolutions_are_those_of_flax(shape):
     np.testing.assert_allclose(network(x), network.head(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_conv_net_has_its_shape():
     network = ConvNet(2, (4, 5), (2, 3), rngs=nnx.Rngs(0))
     assert network(IMAGES).shape == (6, 2, 3)

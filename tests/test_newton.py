@@ -74,6 +74,7 @@ def test_maximum_likelihood_equals_scipy(precision, num_clusters):
         np.testing.assert_allclose(found, by_scipy(log_means.mean(0)), rtol=max(precision.rtol * 1e4, 1e-3) / 10)
 
 
+@pytest.mark.slow
 def test_true_concentration_is_found_from_its_expectations(float64):
     for alpha in ([0.05, 100.0], [50.0, 50.0, 50.0], [1e-3, 1e-3], [3.0, 0.1, 20.0, 0.5]):
         expected = digamma(alpha) - digamma(sum(alpha))

@@ -39,6 +39,7 @@ def everything(x):
 X = jnp.array([0.5, -1.0])
 
 
+@pytest.mark.slow
 def test_it_starts_at_the_means_of_priors():
     tr = sites(normal(everything, init_scale=1e-6), x=X)
     means = {name: site["value"] for name, site in tr.items() if site["type"] == "sample"}
@@ -70,6 +71,7 @@ def test_a_posterior_that_is_carried_on_stays_as_it_is():
         assert (np.asarray(tr["membership"]["value"]) == draws).all((1, 2)).any()
 
 
+@pytest.mark.slow
 def test_densities_are_those_of_the_automatic_guide():
     """Of NumPyro, at the same parameters and draws."""
     theirs = AutoNormal(block(everything, hide=["z"]), init_loc_fn=numpyro.infer.init_to_median)
@@ -115,6 +117,7 @@ def regression(x, response):
         numpyro.sample("said", dist.Normal(mean, 0.5), obs=response)
 
 
+@pytest.mark.slow
 def test_a_fit_is_the_conjugate_posterior():
     y = np.random.default_rng(0).normal(3.0, 0.5, 20).astype(np.float32)
     data = {"x": np.zeros(20, np.float32), "response": y}
@@ -135,6 +138,7 @@ def test_a_site_of_every_item_of_a_mini_batch_is_refused():
         sites(normal(model), x=X)
 
 
+@pytest.mark.slow
 def test_it_is_a_guide_of_the_elbo():
     loss = EnumELBO().loss(KEY, {}, everything, exact(everything, continuous=normal(everything)), x=X)
     assert np.isfinite(loss)

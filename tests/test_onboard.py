@@ -413,6 +413,7 @@ def fake(monkeypatch):
     return seen
 
 
+@SLOW
 def test_the_command_writes_a_report_and_pictures(tmp_path, fake, monkeypatch):
     monkeypatch.setattr("pl2d_ppl.onboard_command._draw", _draw)
     result = pl2d(*TINY, "--out", tmp_path)

@@ -197,6 +197,7 @@ def test_a_stream_is_a_checkpoint_of_grains(tmp_path):
     assert_same(resumed, stream)
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_batches_and_states():
     whole = list(pipeline())
     stream = iter(pipeline(num_workers=2))

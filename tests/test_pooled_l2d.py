@@ -304,6 +304,7 @@ def test_what_is_missing_says_nothing(float64):
     assert np.abs(found.z - before.z).max() > 0.1  # but they may be asked
 
 
+@SLOW
 def test_a_workload_does_not_change_what_is_believed_of_people(float64):
     """Nor does the gate at all: the ELBO has the gradient of the model without z."""
     case, values = random_case(2)
@@ -751,6 +752,7 @@ def test_draws_have_the_moments_of_the_guide():
     np.testing.assert_array_equal(pooled.arguments["membership"], OMEGA)
 
 
+@SLOW
 def test_values_and_deferral_equal_the_formulas():
     """Under soft memberships, in pieces as in one."""
     omega = np.random.default_rng(1).dirichlet(np.ones(2), OLD).T.astype(np.float32)
@@ -1043,6 +1045,7 @@ def fits(monkeypatch):
     return calls
 
 
+@SLOW
 def test_newcomers_share_a_program_of_any_shapes(fits):
     """So that the same shapes are not compiled again, and other ones are fitted all the same."""
     pooled = by_hand(num_draws=2)

@@ -111,6 +111,7 @@ def test_equal_rows_are_projected_in_closed_form(float64):
     np.testing.assert_allclose(found.multipliers, expected - expected.mean(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_are_repetitions(float64):
     log_q, lower, upper = random_problem(3, "mixed", n=12, people=5)
     weights = np.random.default_rng(0).integers(0, 4, 12)

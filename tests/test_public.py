@@ -39,6 +39,7 @@ def test_every_file_of_models_and_guides_exports_a_function_of_its_name(package)
         assert callable(getattr(module, name))
 
 
+@pytest.mark.slow
 def test_training_imports_neither_what_only_data_and_pictures_need_nor_any_model():
     spared = ("arviz", "arviz_base", "arviz_plots", "xarray", "PIL", "grain", "tensorflow_datasets")
     code = (

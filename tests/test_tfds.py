@@ -33,6 +33,7 @@ def mocked():
         yield lambda name="cifar100", split="train": tfds.data_source(name, split=split)
 
 
+@pytest.mark.slow
 def test_importing_does_not_import_tfds():
     code = "import sys, pl2d_ppl, pl2d_ppl.data; assert 'tensorflow_datasets' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

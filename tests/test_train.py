@@ -204,6 +204,7 @@ def test_validation_loss_of_the_exact_guide_is_the_log_evidence_an_item():
     np.testing.assert_allclose(result.history["validation_loss"][-1], closed_form_loss(now, validation), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("elbo", "num_items"),
     [
@@ -334,6 +335,7 @@ def test_early_stopping_returns_the_state_of_the_lowest_validation_loss():
     np.testing.assert_allclose(losses.min(), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_uses_running_statistics():
     rng = np.random.default_rng(0)
     images = lambda n: (2 + rng.standard_normal((n, 4, 4, 1))).astype(np.float32)  # noqa: E731
@@ -397,6 +399,7 @@ def test_ctrl_c_within_a_larger_task_is_raised(monkeypatch, caplog):
         quiet(KEY, TOY, nothing, TOY_DATA, OPTIMIZER, epochs=3, batch_size=12, on_interrupt="stop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after", "within"])
 def test_ctrl_c_returns_the_last_epoch_and_resume_goes_on_bit_for_bit(monkeypatch, caplog, regularised, when):
     model, validation = regularised
@@ -428,6 +431,7 @@ def test_resume_at_the_end_changes_nothing(half):
     assert_same(fit_l2d(guide=workload(GUIDE, "z", *HALF), epochs=30, resume=half), half)
 
 
+@pytest.mark.slow
 def test_a_batched_resume_equals_the_whole():
     keys = jax.random.split(KEY, 3)
     run = partial(quiet, keys, TOY, nothing, TOY_DATA, OPTIMIZER, batch_size=12)
@@ -470,6 +474,7 @@ def assert_finite(result):
         assert np.isfinite(leaf).all() or leaf.dtype.kind in "iu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "site"), [("classifier", "y"), ("gating", "who")])
 def test_a_loss_that_is_not_finite_names_epoch_step_and_site(network, site):
     data, step = poisoned_data()
