@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from pl2d_ppl.writing import written_whole
+from pl2d_ppl.writing import in_folder, written_whole
 
 __all__ = [
     "add_seed",
@@ -140,7 +140,9 @@ def _locked(path: Path) -> Iterator[None]:
     """Wait until no other process writes a file, and keep others from it; the lock file goes with the lock."""
     lock = path.parent / f".{path.name}.lock"
     while True:
-        with _opened(lock) as file:
+        with in_folder(lock.parent):
+            file = lock.open("w")
+        with file:
             with suppress(OSError):  # some file systems have no locks: the seed is worth more
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(file, lock):  # who had the lock has removed it
@@ -150,16 +152,6 @@ def _locked(path: Path) -> Iterator[None]:
             finally:
                 lock.unlink(missing_ok=True)
             return
-
-
-def _opened(lock: Path) -> TextIO:
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return lock.open("w")
-    except OSError as error:
-        raise ValueError(
-            f"Expected a folder that can be written to at {lock.parent}, found: {error.strerror}. Choose another."
-        ) from error
 
 
 def _is_at(file: TextIO, path: Path) -> bool:

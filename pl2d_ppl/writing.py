@@ -7,7 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_writable", "written_whole"]
+__all__ = ["check_writable", "in_folder", "written_whole"]
+
+
+@contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for what is written into it next.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"Expected a folder that can be written to at {folder}, found: {error.strerror}. Choose another."
+        ) from error
 
 
 @contextmanager
@@ -28,13 +46,8 @@ def written_whole(path: str | os.PathLike, *, marker: str | None = None) -> Iter
     """
     path = Path(path)
     _check_place(path, marker)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with in_folder(path.parent):
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise ValueError(
-            f"Expected a folder that can be written to at {path.parent}, found: {error.strerror}. Choose another."
-        ) from error
     try:
         yield scratch / path.name
         _replace(scratch / path.name, path, scratch / "older")
