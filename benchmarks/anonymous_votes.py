@@ -15,8 +15,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pl2d_ppl.clusters import ClusterTraining, fit_clusters, held_out
-from pl2d_ppl.model_choice import choose_num_clusters, marginal_perplexity, perplexity, relative_perplexity_change
+from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
+from pl2d_ppl.clusters.perplexity import (
+    choose_num_clusters,
+    marginal_perplexity,
+    perplexity,
+    relative_perplexity_change,
+)
 
 TRAIN = 8000
 STAFF = 200  # of some 2,500 people: enough that hardly anybody would vote twice; the urn's cost grows with its square

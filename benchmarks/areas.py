@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from pl2d_ppl.data import read_npz
-from pl2d_ppl.seeds import prepare_split, run_seeds
-from pl2d_ppl.training import Training
+from pl2d_ppl.experiments.seeds import prepare_split, run_seeds
+from pl2d_ppl.inference.schedule import Training
 
 ROWS = (("naive", "exact"), ("prob-l2d", "exact"), ("prob-l2d", "mean-field"))
 COVERAGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

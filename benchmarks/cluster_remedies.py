@@ -18,10 +18,10 @@ from clusters import ANNOTATIONS, HELD_OUT, RATES, given_votes, load, models, sc
 from flax import nnx
 
 from pl2d_ppl import MLP, Ensemble, fit
-from pl2d_ppl.clusters import ClusterRun, ClusterTraining, fit_clusters
+from pl2d_ppl.clusters.fit import ClusterRun, ClusterTraining, fit_clusters
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.annotator_lda import annotator_lda
-from pl2d_ppl.placing import sample_membership
+from pl2d_ppl.people.place import sample_membership
 from pl2d_ppl.simulate import anonymise, instance_dependent_experts, vote_counts
 
 K = 3

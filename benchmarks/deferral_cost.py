@@ -17,9 +17,9 @@ from flax import nnx
 
 from pl2d_ppl import MLP
 from pl2d_ppl.data import Annotated
-from pl2d_ppl.methods import Task, learn
+from pl2d_ppl.experiments.methods import Task, learn
+from pl2d_ppl.inference.schedule import Training
 from pl2d_ppl.networks import Frozen
-from pl2d_ppl.training import Training
 
 METHODS = ("two-stage", "naive", "cluster-soft", "pooled", "l2d-pop", "prob-l2d")
 C, D, K = 10, 64, 3

@@ -1,9 +1,9 @@
 """Features of EfficientNet-Lite0: images a second, and how good they are beside the published ones.
 
 CIFAR-100 from the folder PL2D_DATA (default ../shared/data), whose features were computed elsewhere at 128 pixels: 128
-principal components, whitened. Prints the rates at which `pl2d_ppl.data.embed` works; the accuracy of a logistic
-regression on its features, and on the published ones, of the same images; and how well the published features follow
-from ours, linearly.
+principal components, whitened. Prints the rates at which `pl2d_ppl.data.images.embedding` works; the accuracy of a
+logistic regression on its features, and on the published ones, of the same images; and how well the published features
+follow from ours, linearly.
 
     python benchmarks/embedding.py [--quick]
 """

@@ -2,8 +2,8 @@
 
 CIFAR-100 as WebP, from the folder PL2D_DATA (default ../shared/data). The host's rates are those of
 `pl2d_ppl.data.ImagePipeline` with threads, or with workers once they have started; the device's those of
-`pl2d_ppl.data.augment` by itself and inside of `fit`. What the host delivers has to exceed what training takes, or
-training waits.
+`pl2d_ppl.data.images.augmentation` by itself and inside of `fit`. What the host delivers has to exceed what training
+takes, or training waits.
 
     python benchmarks/images.py [--quick]
 """
@@ -33,9 +33,9 @@ from pl2d_ppl.data import (
     augmented,
     read_images,
 )
-from pl2d_ppl.guiding import no_guide
+from pl2d_ppl.engine.guide_tools import no_guide
+from pl2d_ppl.inference.compiled import compile_programs
 from pl2d_ppl.models.classification import classification
-from pl2d_ppl.programs import compile_programs
 
 BATCH = 128
 KEY = jax.random.key(0)

@@ -18,10 +18,10 @@ import jax
 import numpy as np
 from onboarding import load
 
-from pl2d_ppl.curve import evaluate_curve
 from pl2d_ppl.data import Annotated
-from pl2d_ppl.methods import Task, learn
-from pl2d_ppl.onboarding import OnboardingOptions, Workplace, open_workplace, set_up_firm
+from pl2d_ppl.experiments.curve import evaluate_curve
+from pl2d_ppl.experiments.methods import Task, learn
+from pl2d_ppl.experiments.onboarding import OnboardingOptions, Workplace, open_workplace, set_up_firm
 
 METHODS = ("pooled", "cluster-hard", "cluster-soft", "l2d-pop", "naive")
 ITEMS, OF_NEWCOMERS = 100, 50

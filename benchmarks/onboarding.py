@@ -26,11 +26,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pl2d_ppl.curve import evaluate_curve
+from pl2d_ppl.cli.onboard import PUBLISHED
 from pl2d_ppl.data import EncodedImages, Part, read_images
-from pl2d_ppl.methods import METHODS
-from pl2d_ppl.onboard_command import PUBLISHED
-from pl2d_ppl.onboarding import (
+from pl2d_ppl.experiments.curve import evaluate_curve
+from pl2d_ppl.experiments.methods import METHODS
+from pl2d_ppl.experiments.onboarding import (
     Firm,
     OnboardingOptions,
     Workplace,
@@ -39,7 +39,7 @@ from pl2d_ppl.onboarding import (
     replaced_people,
     set_up_firm,
 )
-from pl2d_ppl.training import Training
+from pl2d_ppl.inference.schedule import Training
 
 OUT = Path("outputs/onboarding.jsonl")
 CELL = ("data", "people", "items", "own", "gate", "hidden", "replaced")

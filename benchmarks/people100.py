@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from clusters import load
 
-from pl2d_ppl.clusters import ClusterTraining, fit_clusters, held_out
-from pl2d_ppl.model_choice import choose_num_clusters, perplexity, relative_perplexity_change
+from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
+from pl2d_ppl.clusters.perplexity import choose_num_clusters, perplexity, relative_perplexity_change
 from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error, vote_counts
 
 RATES = np.repeat(np.linspace(0.05, 0.5, 10), 10)

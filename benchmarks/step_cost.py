@@ -20,12 +20,12 @@ import optax
 from flax import nnx
 from numpyro.handlers import seed, substitute, trace
 
+from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
-from pl2d_ppl.handlers import workload
+from pl2d_ppl.inference.compiled import compile_programs
 from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import MLP, ConvNet, Ensemble
-from pl2d_ppl.programs import compile_programs
 
 BATCH = 128
 GUIDES = {"exact": lambda model: exact(model, ["z"]), "mean field": mean_field}

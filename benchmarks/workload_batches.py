@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pl2d_ppl.curve import coverage_curve
 from pl2d_ppl.data import read_npz
-from pl2d_ppl.seeds import prepare_split
-from pl2d_ppl.training import Training
+from pl2d_ppl.experiments.curve import coverage_curve
+from pl2d_ppl.experiments.seeds import prepare_split
+from pl2d_ppl.inference.schedule import Training
 
 TARGETS = (0.2, 0.5, 0.8)
 

@@ -7,10 +7,10 @@ import numpyro
 import numpyro.distributions as dist
 from jax.lax import stop_gradient
 
-from pl2d_ppl.contraction import LOG_ZERO
-from pl2d_ppl.freezing import trace_factors
-from pl2d_ppl.guiding import at_values, plates_of, prepare
-from pl2d_ppl.marginals import conditional, require_sites
+from pl2d_ppl.engine.elimination import LOG_ZERO
+from pl2d_ppl.engine.guide_tools import at_values, plates_of, prepare
+from pl2d_ppl.engine.marginals import conditional, require_sites
+from pl2d_ppl.engine.program import trace_factors
 
 __all__ = ["exact"]
 

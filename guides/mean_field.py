@@ -6,8 +6,8 @@ import numpyro
 import numpyro.distributions as dist
 from jax.nn import log_softmax
 
-from pl2d_ppl.coordinate import coordinate_ascent
-from pl2d_ppl.guiding import plates_of, prepare
+from pl2d_ppl.engine.coordinate_ascent import coordinate_ascent
+from pl2d_ppl.engine.guide_tools import plates_of, prepare
 
 __all__ = ["mean_field"]
 
@@ -37,7 +37,7 @@ def mean_field(
         A guide of the other latent sites, such as ``normal(model)`` for priors on
         network weights; it is run first.
     tolerance, max_sweeps : float, int
-        When coordinate ascent stops; see :func:`~pl2d_ppl.coordinate.coordinate_ascent`.
+        When coordinate ascent stops; see :func:`~pl2d_ppl.engine.coordinate_ascent.coordinate_ascent`.
     max_plate_nesting : int
         Number of batch dimensions that plates may use.
 

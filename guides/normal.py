@@ -13,7 +13,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.handlers import block, seed, trace
 from numpyro.primitives import Messenger
 
-from pl2d_ppl.empirical import Empirical
+from pl2d_ppl.distributions.empirical import Empirical
 
 __all__ = ["normal"]
 
@@ -24,8 +24,8 @@ def normal(model: Callable, *, init_scale: float = 0.05) -> Callable:
     It is the ``continuous`` part of :func:`~pl2d_ppl.guides.exact.exact` and
     :func:`~pl2d_ppl.guides.mean_field.mean_field`. Unlike NumPyro's ``AutoNormal`` it keeps nothing from its first
     call: shapes are those of the arguments at hand, and it starts at the means of the priors, so that what was fitted
-    before in a process does not change a fit. Of a site that is :class:`~pl2d_ppl.empirical.Empirical` the draws are
-    drawn from, as they are.
+    before in a process does not change a fit. Of a site that is :class:`~pl2d_ppl.distributions.empirical.Empirical`
+    the draws are drawn from, as they are.
 
     Parameters
     ----------

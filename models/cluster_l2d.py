@@ -12,10 +12,10 @@ from jax import Array
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
-from pl2d_ppl.channels import ABSENT, EXACT, answer_logits, label_channel
-from pl2d_ppl.empirical import Empirical
+from pl2d_ppl.checks.models import check_cluster_deferral
+from pl2d_ppl.distributions.answers import ABSENT, EXACT, answer_logits, label_channel
+from pl2d_ppl.distributions.empirical import Empirical
 from pl2d_ppl.networks import Frozen, apply_network
-from pl2d_ppl.validation import check_cluster_deferral
 
 __all__ = ["cluster_l2d"]
 
@@ -54,9 +54,9 @@ def cluster_l2d(
     last; ``exact(model, ["v", "w"])`` is the same posterior, with ``workload`` on ``v`` for clusters.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``v``, ``w``, ``t``, and of draws
-    ``membership`` (K, M), whose guide is :func:`~pl2d_ppl.empirical.membership_draws`; observed ``annotation``, ``y``,
-    ``y_ai``; deterministic ``gate_logits`` (N, K+1), ``ai_logits`` (N, C), and of experts ``belief_logits``
-    (N, M+1, C).
+    ``membership`` (K, M), whose guide is :func:`~pl2d_ppl.distributions.empirical.membership_draws`; observed
+    ``annotation``, ``y``, ``y_ai``; deterministic ``gate_logits`` (N, K+1), ``ai_logits`` (N, C), and of experts
+    ``belief_logits`` (N, M+1, C).
 
     Parameters
     ----------

@@ -9,8 +9,8 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.handlers import mask
 
-from pl2d_ppl.mixture import CategoricalMixture
-from pl2d_ppl.validation import check_concentration
+from pl2d_ppl.checks.models import check_concentration
+from pl2d_ppl.distributions.categorical_mixture import CategoricalMixture
 
 __all__ = ["membership"]
 
@@ -28,8 +28,8 @@ def membership(cluster_probs: Array, annotations: Array | None = None, *, concen
     of sum(alpha). Their likelihood is concave in omega. The prior says how many clusters a person is in: below 1
     few, above 1 many.
 
-    Sites: latent ``membership`` (K,), which is all that :func:`~pl2d_ppl.placing.sample_membership` and
-    :func:`~pl2d_ppl.placing.maximise_membership` ask for, so that the rest is yours to edit (it may also be a
+    Sites: latent ``membership`` (K,), which is all that :func:`~pl2d_ppl.people.place.sample_membership` and
+    :func:`~pl2d_ppl.people.place.maximise_membership` ask for, so that the rest is yours to edit (it may also be a
     deterministic site); plate ``item`` (dim -1); observed ``annotation``.
 
     Parameters

@@ -12,8 +12,8 @@ from jax import Array
 from numpyro.handlers import mask, reparam
 from numpyro.infer.reparam import LocScaleReparam
 
+from pl2d_ppl.checks.models import check_pooling
 from pl2d_ppl.networks import Frozen, apply_network
-from pl2d_ppl.validation import check_pooling
 
 __all__ = ["pooled_l2d"]
 
@@ -57,7 +57,7 @@ def pooled_l2d(
     spread, hence ``_decentered``, ``slope`` (D,), ``ai_slope`` (D,), ``cluster_mean`` (K, 1+D), ``person`` (M, 1+D);
     ``z``; observed ``right``, ``y_ai``; deterministic ``ai_logits`` (N, C), ``gate_logits`` (N, M+1). The guide is
     ``exact(model, ["z"], continuous=normal(model))``, and newcomers are added by
-    :class:`~pl2d_ppl.pooling.PooledPeople`. It is a mean field: people are about as sure as by MCMC, the means of
+    :class:`~pl2d_ppl.people.pooled.PooledPeople`. It is a mean field: people are about as sure as by MCMC, the means of
     clusters of few people are taken for surer than they are.
 
     Parameters

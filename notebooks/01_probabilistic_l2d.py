@@ -33,9 +33,9 @@ from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, TraceEnum_ELBO
 
 from pl2d_ppl import MLP, Ensemble, fit, instantiate, marginals, split, standardise, to_datatree, workload
-from pl2d_ppl.channels import label_channel
-from pl2d_ppl.decisions import evaluate_decisions
-from pl2d_ppl.demo import digits
+from pl2d_ppl.cli.demo import digits
+from pl2d_ppl.deferral.decisions import evaluate_decisions
+from pl2d_ppl.distributions.answers import label_channel
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.prob_l2d import prob_l2d

@@ -30,18 +30,18 @@ from numpyro.infer import SVI, TraceEnum_ELBO
 from sklearn.datasets import load_digits
 
 from pl2d_ppl import MLP, fit, fit_clusters, to_datatree, workload
-from pl2d_ppl.ai import train_classifier
-from pl2d_ppl.clusters import ClusterTraining
+from pl2d_ppl.clusters.fit import ClusterTraining
 from pl2d_ppl.data import Annotated
-from pl2d_ppl.deferral import Deferral
-from pl2d_ppl.empirical import membership_draws
+from pl2d_ppl.deferral.classifier import train_classifier
+from pl2d_ppl.deferral.deferral import Deferral
+from pl2d_ppl.distributions.empirical import membership_draws
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.normal import normal
 from pl2d_ppl.models.cluster_l2d import cluster_l2d
 from pl2d_ppl.models.pooled_l2d import pooled_l2d
-from pl2d_ppl.place_people import place_people
+from pl2d_ppl.people.place_in_clusters import place_people
+from pl2d_ppl.people.pooled import PooledPeople
 from pl2d_ppl.plots import plot_heatmap
-from pl2d_ppl.pooling import PooledPeople
 from pl2d_ppl.simulate import anonymise, instance_dependent_experts, vote_counts
 
 QUICK = bool(os.environ.get("PL2D_QUICK"))

@@ -4,27 +4,27 @@ Models lie in :mod:`pl2d_ppl.models`, guides in :mod:`pl2d_ppl.guides`: edit the
 which imports neither.
 """
 
-from pl2d_ppl.ai import train_classifier
-from pl2d_ppl.averaging import average_dirichlet
-from pl2d_ppl.checkpoint import load
-from pl2d_ppl.clusters import fit_clusters, held_out
+from pl2d_ppl.baselines.average_dirichlet import average_dirichlet
+from pl2d_ppl.clusters.fit import fit_clusters, held_out
 from pl2d_ppl.data import Annotated, read_npz, split, standardise, write_npz
-from pl2d_ppl.deferral import Deferral
-from pl2d_ppl.elbo import EnumELBO
-from pl2d_ppl.empirical import membership_draws
-from pl2d_ppl.handlers import tilt, workload
-from pl2d_ppl.marginals import log_evidence, marginals
-from pl2d_ppl.membership import Membership
+from pl2d_ppl.deferral.classifier import train_classifier
+from pl2d_ppl.deferral.deferral import Deferral
+from pl2d_ppl.deferral.offsets import argmax_offsets
+from pl2d_ppl.distributions.empirical import membership_draws
+from pl2d_ppl.engine.elbo import EnumELBO
+from pl2d_ppl.engine.marginals import log_evidence, marginals
+from pl2d_ppl.engine.projection import Projection, project
+from pl2d_ppl.engine.workload import tilt, workload
+from pl2d_ppl.inference.arviz import to_datatree
+from pl2d_ppl.inference.checkpoint import load
+from pl2d_ppl.inference.compiled import PerRun
+from pl2d_ppl.inference.fit import NonFiniteLossError, fit
+from pl2d_ppl.inference.result import FitResult, Prediction
 from pl2d_ppl.networks import MLP, ConvNet, Ensemble, Frozen, evaluation, instantiate
-from pl2d_ppl.offsets import argmax_offsets
-from pl2d_ppl.place_people import place_people
-from pl2d_ppl.placing import maximise_membership, sample_membership
-from pl2d_ppl.pooling import PooledPeople
-from pl2d_ppl.posterior import to_datatree
-from pl2d_ppl.programs import PerRun
-from pl2d_ppl.projection import Projection, project
-from pl2d_ppl.result import FitResult, Prediction
-from pl2d_ppl.train import NonFiniteLossError, fit
+from pl2d_ppl.people.membership import Membership
+from pl2d_ppl.people.place import maximise_membership, sample_membership
+from pl2d_ppl.people.place_in_clusters import place_people
+from pl2d_ppl.people.pooled import PooledPeople
 
 __all__ = [
     "MLP",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pl2d_ppl.reports import known_mean
+from pl2d_ppl.experiments.reports import known_mean
 
 __all__ = ["plot_curve", "plot_heatmap", "plot_missing", "plot_onboarding", "plot_perplexity"]
 

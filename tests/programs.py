@@ -14,7 +14,7 @@ from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 from scipy.special import log_softmax, softmax
 
-from pl2d_ppl.channels import label_channel
+from pl2d_ppl.distributions.answers import label_channel
 from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import MLP
 

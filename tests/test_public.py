@@ -43,7 +43,7 @@ def test_every_file_of_models_and_guides_exports_a_function_of_its_name(package)
 def test_training_imports_neither_what_only_data_and_pictures_need_nor_any_model():
     spared = ("arviz", "arviz_base", "arviz_plots", "xarray", "PIL", "grain", "tensorflow_datasets")
     code = (
-        "import sys, pl2d_ppl, pl2d_ppl.methods\n"
+        "import sys, pl2d_ppl, pl2d_ppl.experiments.methods\n"
         f"loaded = [m for m in sys.modules if m.split('.')[0] in {spared}]\n"
         "loaded += [m for m in sys.modules if m.startswith(('pl2d_ppl.models.', 'pl2d_ppl.guides.'))]\n"
         "assert not loaded, loaded[:5]"

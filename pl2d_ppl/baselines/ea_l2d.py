@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.validation import check_data
+from pl2d_ppl.checks.models import check_data
 
 __all__ = ["beta_representation", "check_context"]
 

@@ -12,9 +12,9 @@ from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
-from pl2d_ppl.channels import ABSENT, answer_logits
+from pl2d_ppl.checks.models import check_deferral
+from pl2d_ppl.distributions.answers import ABSENT, answer_logits
 from pl2d_ppl.networks import Frozen, apply_network, instantiate
-from pl2d_ppl.validation import check_deferral
 
 __all__ = ["naive_l2d"]
 

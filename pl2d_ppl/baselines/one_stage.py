@@ -10,8 +10,8 @@ from jax import Array
 from jax.nn import log_sigmoid, log_softmax
 from numpyro.handlers import mask
 
+from pl2d_ppl.checks.models import check_deferral
 from pl2d_ppl.networks import Frozen, apply_network
-from pl2d_ppl.validation import check_deferral
 
 __all__ = ["one_stage", "truth_column"]
 
@@ -43,7 +43,7 @@ def one_stage(
         - \sum_m \left[ s_m \ln \sigma(d_m) + (1 - s_m) \ln \sigma(-d_m) \right]
 
     Minus the loss enters as :func:`numpyro.factor`: a surrogate of the error of the system is no log-likelihood, and
-    nothing can be drawn from it. There is no latent site: fit it with :func:`~pl2d_ppl.guiding.no_guide`.
+    nothing can be drawn from it. There is no latent site: fit it with :func:`~pl2d_ppl.engine.guide_tools.no_guide`.
 
     A missing annotation gives no term. For "ova" the expert's logit then learns nothing from the item; for "softmax"
     the expert still stands in the normaliser of the others, just as if the annotation were wrong, so that those who
@@ -55,7 +55,7 @@ def one_stage(
     :func:`~pl2d_ppl.baselines.two_stage.two_stage`, this does not look at whether the classifier is right.
 
     Coverage is not steered in training, as nobody's workload is in the loss: there is one system, not a curve.
-    :meth:`~pl2d_ppl.result.FitResult.offsets` can still shift its decisions afterwards.
+    :meth:`~pl2d_ppl.inference.result.FitResult.offsets` can still shift its decisions afterwards.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, without the AI); factors ``categories`` and ``deferral``;
     deterministic ``gate_logits`` (N, M+1), which are [d, max l], so that their argmax decides, and ``ai_logits``

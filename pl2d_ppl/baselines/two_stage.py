@@ -11,8 +11,8 @@ from jax.nn import log_softmax
 from numpyro.handlers import mask
 
 from pl2d_ppl.baselines.one_stage import truth_column
+from pl2d_ppl.checks.models import check_deferral
 from pl2d_ppl.networks import Frozen, apply_network
-from pl2d_ppl.validation import check_deferral
 
 __all__ = ["two_stage"]
 
@@ -36,10 +36,10 @@ def two_stage(
     which passes no gradient on. At the optimum the gate is proportional to how often everybody is right.
 
     Minus the loss enters as :func:`numpyro.factor`: a surrogate of the error of the system is no log-likelihood, and
-    nothing can be drawn from it. There is no latent site: fit it with :func:`~pl2d_ppl.guiding.no_guide`. A missing
-    annotation gives no term, and neither does a wrong one: those who annotate little are asked too seldom, as by
-    :func:`~pl2d_ppl.baselines.naive_l2d.naive_l2d`. Coverage is not steered in training;
-    :meth:`~pl2d_ppl.result.FitResult.offsets` can shift decisions afterwards.
+    nothing can be drawn from it. There is no latent site: fit it with :func:`~pl2d_ppl.engine.guide_tools.no_guide`. A
+    missing annotation gives no term, and neither does a wrong one: those who annotate little are asked too seldom, as
+    by :func:`~pl2d_ppl.baselines.naive_l2d.naive_l2d`. Coverage is not steered in training;
+    :meth:`~pl2d_ppl.inference.result.FitResult.offsets` can shift decisions afterwards.
 
     The two stages are those of a Frozen classifier, trained before. Another one is trained along with the gate, by its
     own cross-entropy, and the gate follows what it gets right meanwhile.

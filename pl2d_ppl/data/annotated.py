@@ -1,7 +1,6 @@
 """The container of items, their truth and what the experts said about them."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.data.checks import (
     coarse_of,
     counts_of,
@@ -290,9 +290,7 @@ def _check_whole(data: Annotated) -> None:
         raise ValueError("`y` must be known for at least one item, found only −1; the AI cannot learn without truth.")
     silent = [name for name, column in zip(data.annotators, data.annotations.T, strict=True) if (column < 0).all()]
     if silent:
-        warnings.warn(
+        warn(
             f"no annotation at all from {', '.join(silent)}: only the prior speaks for them; drop them if "
             "they do not belong here.",
-            UserWarning,
-            stacklevel=4,  # past __post_init__ and the generated __init__, to the caller
         )

@@ -8,8 +8,8 @@ import numpy as np
 from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
 
+from pl2d_ppl.checks.models import check_key
 from pl2d_ppl.simulate._checks import check_choice, integers, truth
-from pl2d_ppl.validation import check_key
 
 __all__ = ["superclass_experts"]
 

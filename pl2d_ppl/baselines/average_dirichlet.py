@@ -1,0 +1,164 @@
+"""Memberships as averages of Dirichlet posteriors of items: appendix B.F of paper B, for comparison."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+from numpyro.distributions import CategoricalLogits, CategoricalProbs
+from numpyro.handlers import seed, substitute, trace
+
+from pl2d_ppl.checks.warn import warn
+from pl2d_ppl.engine.coordinate_ascent import coordinate_ascent
+from pl2d_ppl.engine.factors import is_dirichlet, unwrap
+from pl2d_ppl.engine.program import freeze
+from pl2d_ppl.networks import evaluation
+from pl2d_ppl.people.annotations import ProgramKey, check_annotations, check_largest, listed, names_of, padded_length
+from pl2d_ppl.people.membership import Membership
+
+__all__ = ["average_dirichlet"]
+
+SITE = "u"
+
+
+def average_dirichlet(
+    model: Callable,
+    params: Mapping[str, Any],
+    x: Any,
+    annotations: Any,
+    *,
+    tolerance: float = 1e-5,
+    max_sweeps: int = 100,
+    batch_size: int = 4096,
+    people: Sequence[Any] | None = None,
+    clusters: Sequence[Any] | None = None,
+) -> Membership:
+    """Average the Dirichlet posteriors of everybody's items, each given the person's own vote on it.
+
+    Of every item i that person m annotated, the program of anonymous votes is given that single vote, and mean field
+    gives q(u_i) = Dirichlet(rho_i) (B.13, B.16). The membership is the mean of rho over the person's items, normalised
+    (B.F). One vote adds 1 to a concentration of sum(alpha): with alpha = 50 everybody's membership is close to equal,
+    however many annotations there are. :func:`~pl2d_ppl.people.place.sample_membership` learns from all of them at
+    once.
+
+    Parameters
+    ----------
+    model : callable
+        Program of votes, such as ``partial(annotator_lda, clusters=...)``, called as ``model(x, votes=votes)`` with
+        votes (n, 1), with a Dirichlet site ``u``, one an item.
+    params : mapping of str to pytree
+        Its parameters, such as ``result.params``; networks are in evaluation mode.
+    x : array, shape (N, ...)
+        Inputs.
+    annotations : array of int, shape (N, M)
+        What each of M people said, -1 where they said nothing.
+    tolerance, max_sweeps : float, int
+        Of :func:`~pl2d_ppl.engine.coordinate_ascent.coordinate_ascent`.
+    batch_size : int
+        Annotations at a time through the networks.
+    people, clusters : sequence, optional
+        Names; by default person_0 .., cluster_0 ...
+
+    Returns
+    -------
+    Membership
+        Estimates, without draws.
+
+    Warns
+    -----
+    UserWarning
+        If somebody has no annotation, and so has the mean of the prior.
+
+    Raises
+    ------
+    ValueError
+        If arguments are not of this form.
+    """
+    x = np.asarray(x)
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"Expected x of shape (N, ...), found {x.shape}.")
+    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+        raise ValueError("Expected finite values in x, found NaN or infinity. Impute or leave those rows out.")
+    for name, number in {"max_sweeps": max_sweeps, "batch_size": batch_size}.items():
+        if number < 1:
+            raise ValueError(f"Expected at least one as {name}, found {number}.")
+    said, names = check_annotations(annotations, len(x), people)
+    program = ProgramKey(model)
+    num_clusters, num_categories = _sizes(model, params, jnp.asarray(x[:1]))
+    if num_categories is not None:
+        check_largest(said, names, num_categories)
+    cluster_names = names_of(clusters, num_clusters, "cluster")
+
+    person, item = np.nonzero(said.T >= 0)
+    votes = said[item, person]
+    num_annotations = np.bincount(person, minlength=len(names))
+    silent = np.flatnonzero(num_annotations == 0)
+    if silent.size:  # an item without a vote has the prior as its posterior
+        warn(
+            f"No annotations of {listed([names[m] for m in silent])}: the membership is the mean of the prior.",
+        )
+        person, item = np.append(person, silent), np.append(item, 0 * silent)
+        votes = np.append(votes, 0 * silent - 1)
+    rho = _batches(program, params, x, item, votes, (tolerance, max_sweeps), batch_size)
+    total = np.zeros((len(names), num_clusters))
+    np.add.at(total, person, rho)
+    probs = (total / total.sum(1, keepdims=True)).T.astype(rho.dtype)
+    return Membership(probs, num_annotations, names, cluster_names, "average-dirichlet")
+
+
+def _sizes(model: Callable, params: Mapping[str, Any], x: Array) -> tuple[int, int | None]:
+    """Run a program abstractly on one item: the number of clusters, and that of categories where it tells it."""
+    sites: dict[str, dict] = {}
+
+    def run(params: Mapping[str, Any], x: Array, votes: Array) -> None:
+        sites.update(trace(substitute(seed(model, jax.random.key(0)), data=dict(params))).get_trace(x, votes=votes))
+
+    with evaluation():
+        jax.eval_shape(run, params, x, jax.ShapeDtypeStruct((1, 1), np.int32))
+    site = sites.get(SITE)
+    if site is None or site["type"] != "sample" or not is_dirichlet(site["fn"]) or site["fn"].batch_shape != (1, 1):
+        raise ValueError(
+            f"Expected a program of votes with a Dirichlet site {SITE!r} in a plate of items (dim -2), found sites "
+            f"{list(sites)}. Pass partial(annotator_lda, ...)."
+        )
+    observed = [unwrap(s["fn"])[0] for s in sites.values() if s["type"] == "sample" and s["is_observed"]]
+    votes_of = [fn for fn in observed if isinstance(fn, CategoricalLogits | CategoricalProbs)]
+    tables = [fn.logits if isinstance(fn, CategoricalLogits) else fn.probs for fn in votes_of]
+    return site["fn"].event_shape[0], jnp.shape(tables[0])[-1] if tables else None
+
+
+def _batches(
+    program: ProgramKey,
+    params: Mapping[str, Any],
+    x: NDArray,
+    item: NDArray,
+    votes: NDArray,
+    options: tuple[float, int],
+    batch_size: int,
+) -> NDArray[np.floating]:
+    """Concentrations of items given one vote each, (votes, K), batch by batch."""
+    size = min(batch_size, padded_length(len(item)))
+    found = []
+    for start in range(0, len(item), size):
+        rows, said = item[start : start + size], votes[start : start + size]
+        padding = size - len(rows)
+        padded = jnp.asarray(x[np.pad(rows, (0, padding))])
+        vote = jnp.asarray(np.pad(said, (0, padding), constant_values=-1), jnp.int32)[:, None]
+        found.append(np.asarray(_concentrations(program, options, params, padded, vote))[: len(rows)])
+    return np.concatenate(found)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _concentrations(
+    program: ProgramKey, options: tuple[float, int], params: Mapping[str, Any], x: Array, votes: Array
+) -> Array:
+    """Concentrations of q(u) of items with one vote each, (n, K)."""
+    tolerance, max_sweeps = options
+    with evaluation():
+        model = substitute(seed(program.model, jax.random.key(0)), data=dict(params))
+        q = coordinate_ascent(freeze(model, (x,), {"votes": votes}), tolerance=tolerance, max_sweeps=max_sweeps)
+    return q.concentrations[SITE].reshape(len(x), -1)

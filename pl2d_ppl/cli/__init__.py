@@ -1,0 +1,1 @@
+"""The command ``pl2d``: a file for each command."""

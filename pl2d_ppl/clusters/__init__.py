@@ -1,0 +1,1 @@
+"""Clusters of people from anonymous votes: fits, evidence, and how many there are."""

@@ -1,0 +1,358 @@
+"""Clusters of people from anonymous votes: fits for several numbers of clusters and seeds, and their predictions."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.scipy.special import gammaln
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from pl2d_ppl.clusters.lda_evidence import evidence_states, lda_evidence
+from pl2d_ppl.engine.marginals import marginals
+from pl2d_ppl.inference.compiled import PerRun
+from pl2d_ppl.inference.fit import fit, total_loss
+from pl2d_ppl.inference.result import FitResult
+from pl2d_ppl.networks import Ensemble, network_for
+from pl2d_ppl.simulate import votes_of_counts
+
+__all__ = ["ClusterRun", "ClusterTraining", "equal_sizes", "fit_clusters", "held_out"]
+
+ProgramName = Literal["urn", "lda"]
+INACTIVE = 1e-3  # concentration of a cluster that takes no votes: its E[ln u] is below -900
+MAX_STATES = 1500  # of the sum over assignments, for an exact evidence
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterTraining:
+    """Networks and optimisation of cluster fits.
+
+    Attributes
+    ----------
+    hidden : tuple of int
+        Widths of the hidden layers; of images, channels of the convolutions.
+    steps : int
+        Steps of Adam, rounded to whole epochs.
+    batch_size : int
+        Items a step; of a smaller data set, all.
+    learning_rate, weight_decay : float
+        Of the networks, with a cosine schedule.
+    site_learning_rate : float
+        Of the sites that items share, such as skills.
+    """
+
+    hidden: tuple[int, ...] = (128,)
+    steps: int = 1500
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    site_learning_rate: float = 1e-2
+
+    def epochs(self, num_items: int) -> int:
+        """Return the number of epochs for a data set."""
+        return max(1, round(self.steps / max(1, num_items // self.batch_size)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClusterRun:
+    """One fit of K clusters, of a batch of them.
+
+    Attributes
+    ----------
+    program : {"urn", "lda"}
+        The model.
+    num_clusters : int
+        K; the batch may have networks for more, which took no part.
+    seed : int
+        Its number among the seeds.
+    alpha : float
+        Concentration of LDA; NaN of the urn.
+    fits : FitResult
+        The batch.
+    index : int
+        Its place in the batch.
+    """
+
+    program: ProgramName
+    num_clusters: int
+    seed: int
+    alpha: float
+    fits: FitResult
+    index: int
+
+    @property
+    def result(self) -> FitResult:
+        """The fit by itself."""
+        return self.fits.run(self.index)
+
+    def cluster_probs(self, x: Any, counts: Any = None, *, batch_size: int = 1000) -> NDArray:
+        """Probability that somebody of a cluster says a category.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            Inputs.
+        counts : array of int, shape (N, C), optional
+            Of the urn: anonymous votes of others on the items, which tell of their truth.
+        batch_size : int
+            Items at a time.
+
+        Returns
+        -------
+        array, shape (N, K, C)
+            The probabilities.
+
+        Raises
+        ------
+        ValueError
+            If counts are given to LDA, in which votes do not depend on a truth.
+        """
+        if counts is None:
+            return softmax(self.result.outputs(x)["cluster_logits"][0, :, : self.num_clusters], axis=-1)
+        if self.program != "urn":
+            raise ValueError("Expected no counts with LDA, in which the votes of others tell nothing, found some.")
+        return _given_votes(self.result, np.asarray(x, np.float32), np.asarray(counts, np.int32), batch_size)
+
+
+def _given_votes(result: FitResult, x: NDArray, counts: NDArray, batch_size: int) -> NDArray:
+    """Cluster probabilities of the urn, averaged over the posterior of the truth."""
+    from pl2d_ppl.models.annotator_urn import cluster_probs
+
+    shared = result.guide.continuous.median(result.params)  # type: ignore[attr-defined]
+    params = {**result.params, **shared}
+    posterior = _truth_posterior(result.model)
+    chunks = []
+    for i in range(0, len(x), batch_size):
+        truth = posterior(params, x=x[i : i + batch_size], counts=counts[i : i + batch_size])["y"][:, 0]
+        chunks.append(np.asarray(cluster_probs(truth, shared["skill"], shared["errors"])))
+    return np.concatenate(chunks)
+
+
+@lru_cache(maxsize=32)
+def _truth_posterior(model: Callable) -> Callable:
+    return jax.jit(lambda params, **data: marginals(model, ["y"], params=params)(**data))
+
+
+def equal_sizes(num_people: int, num_clusters: int) -> tuple[int, ...]:
+    """Split people into clusters of sizes that differ by one at most, the larger first.
+
+    Raises
+    ------
+    ValueError
+        If there are more clusters than people, or none.
+    """
+    if not 1 <= num_clusters <= num_people:
+        raise ValueError(
+            f"Expected between 1 and {num_people} clusters, as many as there are people at most, found {num_clusters}."
+        )
+    return tuple(len(part) for part in np.array_split(np.arange(num_people), num_clusters))
+
+
+def fit_clusters(
+    rng_key: Array,
+    x: Any,
+    counts: Any,
+    num_clusters: Sequence[int],
+    *,
+    program: ProgramName = "urn",
+    num_people: int | None = None,
+    alphas: Sequence[float] = (50.0,),
+    seeds: int = 1,
+    validation_share: float = 0.1,
+    training: ClusterTraining | None = None,
+    progress: bool = True,
+) -> list[ClusterRun]:
+    """Fit clusters of people to anonymous votes.
+
+    LDA of all numbers of clusters, concentrations and seeds is one batch of runs, compiled once: every run has
+    networks for the largest number, and a cluster that it lacks has a concentration near zero. The urn's sizes are
+    part of its program: of every number of clusters the seeds are one batch.
+
+    Parameters
+    ----------
+    rng_key : Array
+        A typed key.
+    x : array, shape (N, ...)
+        Inputs.
+    counts : array of int, shape (N, C)
+        Anonymous votes for each category.
+    num_clusters : sequence of int
+        Numbers of clusters.
+    program : {"urn", "lda"}
+        ``annotator_urn`` or ``annotator_lda``.
+    num_people : int, optional
+        People behind the votes, for the urn: by default the largest number of votes on an item.
+    alphas : sequence of float
+        Concentrations, for LDA.
+    seeds : int
+        Number of seeds, of networks and mini-batches.
+    validation_share : float
+        Share of the items by which the epoch is chosen.
+    training : ClusterTraining, optional
+        Networks and optimisation.
+    progress : bool
+        Whether to show progress bars.
+
+    Returns
+    -------
+    list of ClusterRun
+        One for every number of clusters, concentration (of LDA) and seed, in this order.
+
+    Raises
+    ------
+    ValueError
+        If an argument is malformed.
+    """
+    x, counts = np.asarray(x), np.asarray(counts)
+    most = int(counts.sum(1).max())
+    people = most if num_people is None else num_people
+    _check_request(num_clusters, seeds, program, people, most)
+    training = training or ClusterTraining()
+    split_key, *keys = jax.random.split(rng_key, seeds + 1)
+    order = np.asarray(jax.random.permutation(split_key, len(x)))
+    held = int(len(x) * validation_share)
+    parts = [{"x": x[rows], "counts": counts[rows].astype(np.int32)} for rows in (order[held:], order[:held])]
+    shape = _Shape(x.shape[1:], counts.shape[1], training, len(parts[0]["x"]), most)
+
+    def run(build: tuple, copies: int, arguments: dict) -> FitResult:
+        model, guide, optimizer = build
+        batch_size = min(training.batch_size, len(parts[0]["x"]))
+        return fit(
+            jnp.tile(jnp.stack(keys), copies),
+            model,
+            guide,
+            parts[0],
+            optimizer,
+            epochs=training.epochs(len(parts[0]["x"])),
+            batch_size=batch_size,
+            arguments=arguments,
+            validation=parts[1] if held else None,
+            progress=progress,
+            on_interrupt="raise",
+        )
+
+    if program == "urn":
+        fits = {k: run(_urn(shape, equal_sizes(people, k)), 1, {}) for k in num_clusters}
+        return [ClusterRun("urn", k, s, np.nan, fits[k], s) for k in num_clusters for s in range(seeds)]
+    settings = [(k, a) for k in num_clusters for a in alphas]
+    largest = max(num_clusters)
+    alpha = [[a] * k + [INACTIVE] * (largest - k) for k, a in settings for _ in range(seeds)]
+    batch = run(_lda(shape, largest), len(settings), {"alpha": PerRun(np.array(alpha, np.float32))})
+    runs = [(k, s, a) for k, a in settings for s in range(seeds)]
+    return [ClusterRun("lda", *run, batch, i) for i, run in enumerate(runs)]
+
+
+def _check_request(num_clusters: Sequence[int], seeds: int, program: str, people: int, most: int) -> None:
+    if program not in get_args(ProgramName):
+        raise ValueError(f"Expected a program out of {', '.join(get_args(ProgramName))}, found {program!r}.")
+    if not num_clusters or min(num_clusters) < 1 or len(set(num_clusters)) < len(num_clusters):
+        raise ValueError(f"Expected distinct numbers of clusters from 1 up, found {list(num_clusters)}.")
+    if seeds < 1:
+        raise ValueError(f"Expected at least one seed, found {seeds}.")
+    if program == "urn":
+        if people < most:
+            raise ValueError(
+                f"Expected as many people as votes on an item, since nobody votes twice, found {people} people and "
+                f"an item with {most} votes. Raise the number of people, or take LDA."
+            )
+        equal_sizes(people, max(num_clusters))
+
+
+class _Shape(NamedTuple):
+    """What programs are built for."""
+
+    item: tuple[int, ...]
+    num_categories: int
+    training: ClusterTraining
+    num_items: int
+    max_votes: int
+
+    def network(self) -> Callable:
+        return network_for(self.item, self.training.hidden, self.num_categories)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        training = self.training
+        steps = training.epochs(self.num_items) * max(1, self.num_items // training.batch_size)
+        schedule = optax.cosine_decay_schedule
+        network = optax.adamw(schedule(training.learning_rate, steps), weight_decay=training.weight_decay)
+        site = optax.adam(schedule(training.site_learning_rate, steps))
+        return optax.partition({"network": network, "site": site}, _kinds)
+
+
+def _kinds(params: dict) -> dict:
+    kinds = {name: "network" if name.endswith("$params") else "site" for name in params}
+    return {name: jax.tree.map(lambda _, kind=kinds[name]: kind, leaf) for name, leaf in params.items()}
+
+
+@lru_cache(maxsize=32)
+def _lda(shape: _Shape, num_clusters: int) -> tuple:
+    # Imported here: models and guides are the user's to edit, and import the engine themselves.
+    from pl2d_ppl.guides.mean_field import mean_field
+    from pl2d_ppl.models.annotator_lda import annotator_lda
+
+    networks = partial(Ensemble, shape.network(), num_clusters)
+    model = partial(annotator_lda, clusters=networks, max_votes=shape.max_votes)
+    return model, mean_field(model), shape.optimizer()
+
+
+@lru_cache(maxsize=32)
+def _urn(shape: _Shape, sizes: tuple[int, ...]) -> tuple:
+    from numpyro.handlers import block
+    from numpyro.infer.autoguide import AutoDelta
+    from numpyro.infer.initialization import init_to_mean
+
+    from pl2d_ppl.guides.exact import exact
+    from pl2d_ppl.models.annotator_urn import annotator_urn
+
+    model = partial(annotator_urn, truth=shape.network(), sizes=sizes, num_items=shape.num_items)
+    # From random starts two clusters may meet, and hardly ever part again: the prior's means are apart.
+    shared = AutoDelta(block(model, hide=["y"]), init_loc_fn=init_to_mean)
+    return model, exact(model, continuous=shared), shape.optimizer()
+
+
+def held_out(runs: Sequence[ClusterRun], x: Any, counts: Any, *, batch_size: int = 1000) -> list[dict[str, float]]:
+    """Log-probability of held-out votes, in their order, given x; by the bound, and exactly where feasible.
+
+    Parameters
+    ----------
+    runs : sequence of ClusterRun
+        From :func:`fit_clusters`.
+    x : array, shape (N, ...)
+        Inputs of held-out items.
+    counts : array of int, shape (N, C)
+        Their votes.
+    batch_size : int
+        Items at a time.
+
+    Returns
+    -------
+    list of dict
+        For every run ``elbo`` and ``evidence``, sums over the items in nats; the evidence of LDA is NaN where the sum
+        over assignments has too many terms. Of the urn the bound is exact.
+    """
+    x, counts = jnp.asarray(x, jnp.float32), jnp.asarray(counts, jnp.int32)
+    orders = float((gammaln(counts.sum(1) + 1.0) - gammaln(counts + 1.0).sum(1)).sum())
+    bounds: dict[int, NDArray] = {}
+    rows = []
+    for run in runs:
+        if id(run.fits) not in bounds:
+            programs, data = run.fits.programs, {"x": x, "counts": counts}
+            loss = total_loss(programs.local_loss, run.fits.leaves, run.fits.best_state, data, batch_size)
+            bounds[id(run.fits)] = -loss - orders
+        elbo = float(bounds[id(run.fits)][run.index])
+        rows.append({"elbo": elbo, "evidence": elbo if run.program == "urn" else _evidence(run, x, counts)})
+    return rows
+
+
+def _evidence(run: ClusterRun, x: Array, counts: Array) -> float:
+    most = int(counts.sum(1).max())
+    if evidence_states(most, run.num_clusters) > MAX_STATES:
+        return float("nan")
+    log_probs = np.log(np.maximum(run.cluster_probs(x), 1e-30))
+    return float(lda_evidence(votes_of_counts(np.asarray(counts)), jnp.asarray(log_probs), run.alpha).sum())

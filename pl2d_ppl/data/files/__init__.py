@@ -1,0 +1,1 @@
+"""Data on disk: whole files and folders, read and written."""

@@ -1,0 +1,176 @@
+"""JSON files that are lists of items with their labels."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pl2d_ppl.data.npz import naming
+from pl2d_ppl.data.tables.columns import find_columns
+from pl2d_ppl.data.tables.names import Coded, coded
+
+__all__ = ["Listed", "load_list", "parse_json"]
+
+_KINDS = {int: "index", float: "index", str: "name", list: "one-hot list", type(None): "missing"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a file says.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    items : list of str, length R
+        Item of each record.
+    labels : Coded
+        Its label.
+    width : int
+        Length of one-hot lists, 0 where labels are none.
+    has_names : bool
+        Whether labels are names, and not places among the classes.
+    group, coarse : list, length R, optional
+        Group and superclass of the items.
+    """
+
+    path: Path
+    items: list[str]
+    labels: Coded
+    width: int
+    has_names: bool
+    group: list[Any] | None = None
+    coarse: list[Any] | None = None
+
+
+def parse_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, is empty, or no JSON.
+    """
+    try:
+        content = path.read_bytes()
+        if not content.strip():
+            raise ValueError(f"{path} is empty; fetch or write it again.")
+        return json.loads(content)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist; check the name and the folder.") from error
+    except OSError as error:
+        raise ValueError(f"{path} must be a file that can be read, found: {error}; fetch or rewrite it.") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path} must be UTF-8 text, found byte 0x{content[error.start]:02x} in line {line} (byte {error.start} of "
+            f"the file); convert it: iconv -f LATIN1 -t UTF-8 {path}"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be JSON, found: {error}; correct or fetch it again.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} must be a list of records, found lists within lists; correct it.") from error
+
+
+def load_list(path: Path, columns: Mapping[str, str | None] | None = None) -> Listed:
+    """Read a list of records of an item and a label.
+
+    Parameters
+    ----------
+    path : Path
+        File.
+    columns : mapping of str to str, optional
+        Which key is ``item``, ``label``, ``truth``, ``group`` or ``coarse``, where its name does not tell.
+
+    Returns
+    -------
+    Listed
+        What it says.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read or is no such list, or a label is malformed.
+    """
+    records = parse_json(path)
+    if not isinstance(records, list) or (records and not isinstance(records[0], dict)):
+        raise ValueError(
+            f'{path} must be a list of records, [{{"file": ..., "label": ...}}, ...], found something else.'
+        )
+    with naming(str(path)):
+        keys = list(records[0]) if records else ["file", "label"]
+        roles = find_columns(keys, columns)
+        label = roles.get("label", roles.get("truth"))
+        if "item" not in roles or label is None:
+            raise ValueError(
+                f"records must have keys for item and label, such as file and label, found {', '.join(keys)}; rename "
+                "them, or name them by `columns` (--column)."
+            )
+        items = [str(name) for name in _values(records, roles["item"], (str, int))]
+        empty = [i for i, name in enumerate(items) if not name.strip()]
+        if empty:
+            raise ValueError(f"every record must name its item, found none in record {empty[0]}, counted from 0.")
+        values = _values(records, label, tuple(_KINDS))
+        labels, width = _labels(values)
+        more = {r: _values(records, roles[r], (str, int)) for r in ("group", "coarse") if r in roles}
+        return Listed(path, items, labels, width, any(isinstance(value, str) for value in values), **more)
+
+
+def _values(records: Sequence[Any], key: str, types: tuple[type, ...]) -> list[Any]:
+    """Value of every record, of the right type."""
+    try:
+        values = [record[key] for record in records]
+    except (KeyError, TypeError, IndexError):
+        wrong = next(i for i, r in enumerate(records) if not isinstance(r, dict) or key not in r)
+        raise ValueError(
+            f"every record must have the key {key!r}, found {_shown(records[wrong])} as record {wrong}, counted from 0."
+        ) from None
+    if set(map(type, values)) - set(types):
+        wrong = next(i for i, value in enumerate(values) if type(value) not in types)
+        raise ValueError(
+            f"{key!r} must be one of {', '.join(t.__name__.replace('NoneType', 'null') for t in types)}, found "
+            f"{_shown(values[wrong])} in record {wrong}, counted from 0."
+        )
+    return values
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _labels(values: list[Any]) -> tuple[Coded, int]:
+    """Labels of one kind, and the length of one-hot lists."""
+    kinds = {_KINDS[kind] for kind in set(map(type, values))} - {"missing"}
+    if len(kinds) > 1:
+        raise ValueError(f"labels must be of one kind, found {' and '.join(sorted(kinds))}; write them alike.")
+    if kinds != {"one-hot list"}:
+        try:
+            return coded(pa.array(values)), 0
+        except (pa.ArrowInvalid, OverflowError) as error:
+            raise ValueError(f"labels must be indices from 0, found {error}; correct them.") from error
+    given = np.array([value is not None for value in values])
+    rows = [value for value in values if value is not None]
+    width = len(rows[0])
+    try:
+        hot = np.array(rows, float)
+        good = hot.ndim == 2 and bool((((hot == 0) | (hot == 1)).all(1) & (hot.sum(1) == 1)).all())
+    except (ValueError, TypeError):
+        good = False
+    if not good:
+        wrong = next(i for i, v in enumerate(values) if v is not None and not _is_one_hot(v, width))
+        raise ValueError(
+            f"a label that is a list must hold a single 1 among {width} numbers, the others 0, found "
+            f"{_shown(values[wrong])} in record {wrong}, counted from 0; null means that it is missing."
+        )
+    numbers = np.full(len(values), -1, np.int32)
+    numbers[given] = hot.argmax(1)
+    return Coded(numbers, [str(c) for c in range(width)]), width
+
+
+def _is_one_hot(label: list[Any], width: int) -> bool:
+    return len(label) == width and all(value in (0, 1) for value in label) and sum(label) == 1

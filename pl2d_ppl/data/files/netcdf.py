@@ -1,0 +1,182 @@
+"""Annotated data as labelled arrays of xarray, which ArviZ reads, and in netCDF files."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pl2d_ppl.data.annotated import Annotated
+from pl2d_ppl.data.npz import naming
+from pl2d_ppl.data.tables.writing import check_parts
+from pl2d_ppl.io import written_whole
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["from_dataset", "read_netcdf", "to_dataset", "write_netcdf"]
+
+ITEM, EXPERT, CATEGORY = "item", "expert", "category"
+DIMS = {
+    "y": (ITEM,),
+    "annotations": (ITEM, EXPERT),
+    "group": (ITEM,),
+    "coarse": (ITEM,),
+    "counts": (ITEM, CATEGORY),
+}
+TRAIN, TEST = "train", "test"  # groups, where there are both
+ENGINE: Any = "h5netcdf"
+
+
+def to_dataset(data: Annotated) -> "xr.Dataset":
+    """Give every array of a data set its names.
+
+    Parameters
+    ----------
+    data : Annotated
+        N items, M experts, C categories.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``x`` (item, ...), ``y`` (item), ``annotations`` (item, expert), and as far as there are any ``group`` (item),
+        ``coarse`` (item) and ``counts`` (item, category); with names along ``expert`` and ``category``, and along
+        ``item`` if items have names.
+
+    Raises
+    ------
+    ValueError
+        If items are lazy.
+    """
+    import xarray as xr
+
+    if data.is_lazy:
+        raise ValueError("Expected items in memory, found a lazy source. Read them first: data.read().")
+    variables: dict[str, Any] = {"x": ((ITEM, *(f"feature_{d}" for d in range(np.ndim(data.x) - 1))), data.x)}
+    variables |= {name: (dims, getattr(data, name)) for name, dims in DIMS.items() if getattr(data, name) is not None}
+    coords: dict[str, Any] = {
+        EXPERT: np.array(data.annotators, dtype=np.str_),
+        CATEGORY: np.array(data.classes, dtype=np.str_),
+    }
+    if data.items is not None:
+        coords[ITEM] = data.items
+    return xr.Dataset(variables, coords)
+
+
+def from_dataset(dataset: "xr.Dataset", *, subset: bool = False) -> Annotated:
+    """Make a data set of labelled arrays.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        As :func:`to_dataset` makes it. ``x`` may be missing, and without ``y`` no truth is known; dimensions may be in
+        any order.
+    subset : bool
+        Whether it is a part of a data set, of which no truth need be known.
+
+    Returns
+    -------
+    Annotated
+        N items.
+
+    Raises
+    ------
+    ValueError
+        If a variable lacks, or has other dimensions, or as :class:`Annotated` does.
+    """
+    if CATEGORY not in dataset.coords or not {"y", "annotations", "counts"} & set(dataset.data_vars):
+        raise ValueError(
+            f"Expected y, annotations or counts, and the coordinate {CATEGORY}, found "
+            f"{', '.join(map(str, dataset.variables)) or 'nothing'}. Make the data set by pl2d_ppl.data.to_dataset."
+        )
+    arrays: dict[str, Any] = {}
+    for name, dims in DIMS.items():
+        if name in dataset:
+            if set(dataset[name].dims) != set(dims):
+                raise ValueError(
+                    f"Expected {name} along {', '.join(dims)}, found {', '.join(map(str, dataset[name].dims))}."
+                )
+            arrays[name] = dataset[name].transpose(*dims).to_numpy()
+    num_items = dataset.sizes[ITEM]
+    if "x" in dataset:
+        arrays["x"] = dataset["x"].transpose(ITEM, ...).to_numpy()
+    arrays.setdefault("x", np.zeros((num_items, 0)))
+    arrays.setdefault("y", np.full(num_items, -1, np.int32))
+    arrays.setdefault("annotations", np.zeros((num_items, 0), np.int32))
+    experts = dataset[EXPERT].to_numpy() if EXPERT in dataset.coords else range(arrays["annotations"].shape[1])
+    if "group" in arrays and arrays["group"].dtype.kind == "O":
+        arrays["group"] = arrays["group"].astype(np.str_)  # text comes back as objects
+    return Annotated(
+        **arrays,
+        items=dataset[ITEM].to_numpy() if ITEM in dataset.coords else None,
+        classes=tuple(map(str, dataset[CATEGORY].to_numpy())),
+        annotators=tuple(map(str, experts)),
+        subset=subset,
+    )
+
+
+def write_netcdf(path: str | os.PathLike, data: Annotated, test: Annotated | None = None) -> None:
+    """Write a data set as netCDF, whole or not at all, so that :func:`read_netcdf` gives it back.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write; an older one is replaced.
+    data : Annotated
+        Data set, or its training part.
+    test : Annotated, optional
+        Test part, with the same classes and annotators. The parts are then groups ``train`` and ``test``.
+
+    Raises
+    ------
+    ValueError
+        If the place cannot be written to, items are lazy, or parts differ in classes or annotators.
+    """
+    import xarray as xr
+
+    parts = [to_dataset(part) for part in check_parts(data, test)]
+    with written_whole(path) as scratch:
+        if test is None:
+            parts[0].to_netcdf(scratch, engine=ENGINE)
+        else:
+            xr.DataTree.from_dict(dict(zip((TRAIN, TEST), parts, strict=True))).to_netcdf(scratch, engine=ENGINE)
+
+
+def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annotated, Annotated | None]:
+    """Read a data set, and its test part, from netCDF.
+
+    Parameters
+    ----------
+    path : path-like
+        File that :func:`write_netcdf` wrote, or one of the same variables.
+    subset : bool
+        Whether it is a part of a data set, of which no truth need be known.
+
+    Returns
+    -------
+    train : Annotated
+    test : Annotated or None
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or as :func:`from_dataset` does.
+    """
+    import xarray as xr
+
+    path = Path(path)
+    try:
+        with path.open("rb"):
+            pass
+        with xr.open_datatree(path, engine=ENGINE) as tree:
+            whole = {name: node.to_dataset().load() for name, node in tree.children.items() if name in (TRAIN, TEST)}
+            train, test = whole.get(TRAIN, tree.to_dataset().load()), whole.get(TEST)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist; check the name and the folder.") from error
+    except Exception as error:  # whatever a damaged file raises
+        found = (str(error) or repr(error)).splitlines()[0]
+        raise ValueError(f"{path} must be netCDF that can be read, found: {found}; fetch or rewrite it.") from error
+    with naming(str(path)):
+        data = from_dataset(train, subset=subset)
+    with naming(f"{path}, test part"):
+        return data, None if test is None else from_dataset(test, subset=True)

@@ -1,0 +1,1 @@
+"""Images: sources, augmentation on the host and on the device, features."""

@@ -1,0 +1,1 @@
+"""Annotations in CSV, TSV and Parquet tables."""

@@ -1,0 +1,219 @@
+"""Features and truth from files of their own, joined by the names of items."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pl2d_ppl.data.npz import open_npz
+from pl2d_ppl.data.tables.columns import FEATURES, ROLES, VOTES, find_columns
+from pl2d_ppl.data.tables.names import Coded
+from pl2d_ppl.data.tables.table_files import TABLES, TableFile, open_table
+
+__all__ = ["check_overlap", "feature_columns", "join_features", "read_features", "read_item_labels"]
+
+
+def join_features(path: Path, items: Sequence[str] | None) -> Any:
+    """Find the features of items by name.
+
+    Parameters
+    ----------
+    path : Path
+        An ``.npz`` with keys `items` (N',) and `x` (N', ...); a CSV or Parquet file with a column of items and columns
+        of numbers, those that begin with ``x_`` if there are any; or a folder of images, at any depth.
+    items : sequence of str, length N, or None
+        Names of the items. An image is found by its path in the folder, or by its file name, with or without extension.
+
+    Returns
+    -------
+    array, shape (N, ...), or Source
+        Features in the order of `items`; images are lazy.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, items have no name, one has no features, or a name fits several images.
+    """
+    if items is None:
+        raise ValueError(f"there must be a column of items to join {path} by, found none; name it: columns, --column.")
+    if path.is_dir():
+        return _images(path, items)
+    names, x = read_features(path)
+    if names is None:
+        raise ValueError(f"{path} must name its items (in an .npz, the key items), found no names; add them.")
+    index = pd.Index(names)
+    if index.has_duplicates:
+        twice = index[index.duplicated()][0]
+        raise ValueError(f"{path} must hold an item once, found {twice!r} more than once; merge or rename it.")
+    places = index.get_indexer(pd.Index(items))
+    _check_found(path, places >= 0, items, names)
+    return x[places]
+
+
+def _check_found(path: Path, found: NDArray, items: Sequence[str], names: Sequence[str]) -> None:
+    if not found.all():
+        raise ValueError(
+            f"{path} must have features of every item, found none of {(~found).sum():,} of {len(found):,}, such as "
+            f"{str(items[int(np.argmin(found))])!r} (its own are called {str(names[0])!r}, ...); add them, or make the "
+            "names alike."
+        )
+
+
+def read_features(path: Path) -> tuple[Sequence[str] | None, NDArray]:
+    """Read features, and the names of their items as far as they have any.
+
+    Parameters
+    ----------
+    path : Path
+        ``.npz``, CSV or Parquet, as for :func:`join_features`.
+
+    Returns
+    -------
+    items : sequence of str, length N, or None
+    x : array, shape (N, ...)
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or has no features.
+    """
+    if path.suffix.lower() in TABLES:
+        return _table_of_features(open_table(path))
+    with open_npz(path) as file:
+        keys = tuple(file.files)
+        x = file["x"] if "x" in keys else None
+        items = [str(name) for name in file["items"]] if "items" in keys else None
+    if x is None:
+        raise ValueError(f"{path} must hold the key x, and items to join it by, found {', '.join(keys) or 'none'}.")
+    if items is not None and len(items) != len(np.atleast_1d(x)):
+        raise ValueError(f"{path} must hold a name for each of {len(x)} rows of x, found {len(items)} names.")
+    return items, x
+
+
+def _table_of_features(file: TableFile) -> tuple[Sequence[str] | None, NDArray]:
+    roles = find_columns(file.names)
+    names = [name for name in file.names if name.startswith(FEATURES)]
+    if not names:
+        names = [n for n in file.names if n not in roles.values() and not n.startswith((VOTES, "Unnamed: "))]
+    if not names:
+        raise ValueError(f"{file.path} must have columns of features, found {', '.join(file.names)}; add some.")
+    items = None
+    if "item" in roles:
+        found = file.coded(roles["item"])
+        if found.codes.min() < 0:
+            raise ValueError(f"{file.path} must name the item in every row, found none in row {_first_empty(found)}.")
+        items = np.array(found.values, object)[found.codes].tolist()
+    return items, feature_columns(file, names)
+
+
+def _first_empty(column: Coded) -> int:
+    """First row without a value, as people count them, below the header."""
+    return int(np.argmax(column.codes < 0)) + 1
+
+
+def feature_columns(file: TableFile, names: Sequence[str]) -> NDArray:
+    """Read columns of numbers.
+
+    Parameters
+    ----------
+    file : TableFile
+        The table, of N rows.
+    names : sequence of str, length D
+        Columns.
+
+    Returns
+    -------
+    array of float64, shape (N, D)
+        NaN where empty.
+
+    Raises
+    ------
+    ValueError
+        If a value is no number.
+    """
+    columns = []
+    for name, column in file.read(names).items():
+        try:
+            columns.append(column.cast(pa.float64()).to_numpy())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(
+                f"column {name!r} of {file.path} must hold numbers, as a feature, found: {error}; correct it, or if it "
+                "is no feature rename it, or choose another `feature_prefix`."
+            ) from error
+    return np.stack(columns, 1) if columns else np.empty((0, 0))
+
+
+def _images(folder: Path, items: Sequence[str]) -> Any:
+    from pl2d_ppl.data.images.folder import ImageFolder
+
+    paths = ImageFolder.glob(folder).paths
+    keys: dict[str, list[int]] = {}
+    for i, path in enumerate(map(PurePosixPath, paths)):
+        for key in {str(path), str(path.with_suffix("")), path.name, path.stem}:
+            keys.setdefault(key, []).append(i)
+    found = [keys.get(item) or keys.get(item.rsplit("/", 1)[-1]) or [-1] for item in items]
+    _check_found(folder, np.array([places[0] >= 0 for places in found]), items, paths)
+    owners: dict[int, str] = {}
+    for item, places in zip(items, found, strict=True):
+        if len(places) > 1:
+            fits = " and ".join(paths[place] for place in places[:2])
+            raise ValueError(f"{folder} must hold one image of {item!r}, found {fits}; name items by their paths.")
+        if owners.setdefault(places[0], item) != item:
+            both = f"{owners[places[0]]!r} and {item!r}"
+            raise ValueError(f"{folder} must hold an image of each item, found {paths[places[0]]} for {both}.")
+    return ImageFolder([paths[place] for place in owners], root=folder)
+
+
+def read_item_labels(path: Path, columns: Mapping[str, str | None] | None, encoding: str) -> tuple[Coded, Coded]:
+    """Read a table of items and their truth.
+
+    Parameters
+    ----------
+    path : Path
+        CSV or Parquet.
+    columns : mapping of str to str, optional
+        As for :func:`~pl2d_ppl.data.tables.columns.find_columns`, as far as the table has such columns.
+    encoding : str
+        Of a CSV file.
+
+    Returns
+    -------
+    items, truth : Coded
+        R rows.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, a column is missing, or an item has no name.
+    """
+    file = open_table(path, encoding)
+    roles = find_columns(file.names, {r: n for r, n in (columns or {}).items() if n and n in file.names})
+    column = roles.get("truth", roles.get("label"))
+    if "item" not in roles or column is None:
+        raise ValueError(
+            f"{path} must have columns for item and truth, found {', '.join(file.names)}; rename them "
+            f"({ROLES['item'][0]}, {ROLES['truth'][0]}), or name them by `columns` (--column)."
+        )
+    items = file.coded(roles["item"])
+    if items.codes.min() < 0:
+        raise ValueError(f"{path} must name the item in every row, found none in row {_first_empty(items)}.")
+    return items, file.coded(column)
+
+
+def check_overlap(where: Any, names: Sequence[str], own: Any, items: Mapping[str, int]) -> None:
+    """Refuse names of items of which none is known: they are written in another way, or are others.
+
+    Raises
+    ------
+    ValueError
+        If there is no overlap.
+    """
+    if names and items and not any(name in items for name in names):
+        raise ValueError(
+            f"{where} must speak of the items of {own}, found none of them: {names[0]!r} there, and "
+            f"{next(iter(items))!r} here; make the names alike, or take the file that belongs to it."
+        )

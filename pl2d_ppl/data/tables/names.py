@@ -1,0 +1,222 @@
+"""Names and labels as people write them: which are missing, which are numbers, which are one name in two spellings."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pl2d_ppl.checks.warn import warn
+from pl2d_ppl.data.checks import distinct_names
+
+__all__ = [
+    "MISSING",
+    "Coded",
+    "coded",
+    "in_order",
+    "number_labels",
+    "numbered",
+    "warn_of_spellings",
+]
+
+# "None" is not here: that nothing is to be seen is what many an expert says.
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "<NA>", "-1")
+MOST_NUMBERED_CLASSES = 10_000  # as in .npz files: a stray 2**31 must not become two thousand million names
+SHOWN = 5
+_INTEGER = re.compile(r"\s*([+-]?[0-9]+)(\.0*)?\s*")
+
+
+class Coded(NamedTuple):
+    """A column of names.
+
+    Attributes
+    ----------
+    codes : array of int32, shape (R,)
+        Place of each row's name in `values`, −1 where it is empty.
+    values : list of str
+        The distinct names, in order of appearance.
+    """
+
+    codes: NDArray
+    values: list[str]
+
+
+def coded(column: Any) -> Coded:
+    """Number the distinct values of an Arrow column of text, numbers or categories.
+
+    Parameters
+    ----------
+    column : pyarrow.Array or pyarrow.ChunkedArray, length R
+        Values; null and blank text are empty.
+
+    Returns
+    -------
+    Coded
+        R codes.
+
+    Raises
+    ------
+    ValueError
+        If the values cannot be written as text, such as lists.
+    """
+    if isinstance(column, pa.Array):
+        column = pa.chunked_array([column])
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.string())
+    try:
+        whole = column.dictionary_encode().combine_chunks()
+        whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+        values = whole.dictionary.cast(pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"Expected text or integers, found {column.type}. Convert the column.") from error
+    codes = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    filled = np.array([bool(value.strip()) for value in values] + [False])
+    if filled[:-1].all():
+        return Coded(codes.astype(np.int32, copy=False), values)
+    places = np.where(filled, filled.cumsum() - 1, -1).astype(np.int32)
+    return Coded(places[codes], [value for value in values if value.strip()])
+
+
+def number_labels(
+    columns: Sequence[Coded],
+    classes: Iterable[str] | None = None,
+    missing: Iterable[str] = (),
+    *,
+    least: int = 2,
+) -> tuple[list[NDArray], tuple[str, ...]]:
+    """Turn labels, as written, into categories 0, ..., C − 1.
+
+    With `classes`, a label is one of these names; where no name is a number and all labels are, they count the names
+    from 0. Without, labels that are all integers are categories themselves, and are called "0", "1", ... up to the
+    largest; others are sorted by name. "2.0" is the integer 2: a column of integers with gaps is often written so.
+
+    Parameters
+    ----------
+    columns : sequence of Coded
+        Labels, from as many columns as speak of the same categories.
+    classes : iterable of str, length C, optional
+        Names of the categories.
+    missing : iterable of str
+        Labels that mean "no annotation", beside `MISSING`.
+    least : int
+        Least number of categories that are called by their numbers.
+
+    Returns
+    -------
+    numbers : list of array of int32
+        Categories of each column's rows, −1 where missing.
+    classes : tuple of str, length C
+        Names of the categories.
+
+    Raises
+    ------
+    ValueError
+        If a label is none of `classes`, an integer is negative or too large, or every label is missing.
+    """
+    known = None if classes is None else distinct_names("classes", classes)
+    vocabulary: dict[str, int] = {}
+    places = [np.array([vocabulary.setdefault(v, len(vocabulary)) for v in c.values], int) for c in columns]
+    blank = {*MISSING, *(text.strip() for text in missing)} - set(known or ())
+    labels = [v for v in vocabulary if v.strip() not in blank and (_integer(v) != -1 or v in (known or ()))]
+    if known is None:
+        numbers, known = _named_by_themselves(labels, least)
+        warn_of_spellings("categories", known)
+    else:
+        numbers = _named_by(labels, known)
+        _check_known([v for v in labels if v not in numbers], known, columns)
+    category = np.array([numbers.get(v, -1) for v in vocabulary], np.int32)
+    # The value after the last is that of the code −1.
+    return [np.append(category[p], np.int32(-1))[c.codes] for p, c in zip(places, columns, strict=True)], known
+
+
+def _integer(label: str) -> int | None:
+    found = _INTEGER.fullmatch(label)
+    return int(found[1]) if found else None
+
+
+def _named_by_themselves(labels: Sequence[str], least: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    if not labels:
+        raise ValueError("there must be labels, found none: every one is missing; check how missing ones are written.")
+    integers = numbered(labels)
+    if integers is None:
+        names = tuple(sorted(labels))
+        if len(names) > MOST_NUMBERED_CLASSES:
+            raise ValueError(
+                f"there must be at most {MOST_NUMBERED_CLASSES:,} categories, found {len(names):,}, such as "
+                f"{names[0]!r}; check which column holds the labels."
+            )
+        return {name: i for i, name in enumerate(names)}, names
+    if min(integers) < 0 or max(integers) >= MOST_NUMBERED_CLASSES:
+        wrong = min(integers) if min(integers) < 0 else max(integers)
+        raise ValueError(
+            f"labels that are numbers must lie in 0..{MOST_NUMBERED_CLASSES - 1}, or be -1 where missing, found "
+            f"{wrong}; check which column holds the labels, or give the names of the categories as `classes`."
+        )
+    names = tuple(map(str, range(max(*integers, least - 1, 1) + 1)))
+    return dict(zip(labels, integers, strict=True)), names
+
+
+def numbered(names: Iterable[str]) -> list[int] | None:
+    """Return names as integers, or None if not all of them are."""
+    integers = [_integer(name) for name in names]
+    return None if None in integers else [i for i in integers if i is not None]
+
+
+def _named_by(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """Categories of the labels that are known."""
+    places = {name: i for i, name in enumerate(classes)}
+    integers = numbered(labels)
+    if integers is None or all(label in places for label in labels):
+        return {label: places[label] for label in labels if label in places}
+    own = [_integer(name) for name in classes]
+    if None not in own:
+        by_value = {number: i for i, number in enumerate(own)}
+        return {v: by_value[i] for v, i in zip(labels, integers, strict=True) if i in by_value}
+    if any(number is not None for number in own):  # some names are numbers: labels are names, then
+        return {label: places[label] for label in labels if label in places}
+    return {v: i for v, i in zip(labels, integers, strict=True) if 0 <= i < len(classes)}
+
+
+def _check_known(unknown: Sequence[str], classes: Sequence[str], columns: Sequence[Coded]) -> None:
+    if not unknown:
+        return
+    counts = dict.fromkeys(unknown, 0)
+    for column in columns:
+        given = np.bincount(column.codes[column.codes >= 0], minlength=len(column.values))
+        for value, number in zip(column.values, given.tolist(), strict=True):
+            if value in counts:
+                counts[value] += number
+    most = sorted(counts, key=lambda value: -counts[value])[:SHOWN]
+    found = ", ".join(f"{value!r} {counts[value]:,}" for value in most)
+    told = ", ".join(map(repr, classes[:20])) + (", ..." if len(classes) > 20 else "")
+    raise ValueError(
+        f"labels must be among the classes {told}, found {len(unknown):,} unknown, with their numbers: "
+        f"{found}; correct them, add them to `classes`, or name them in `missing`."
+    )
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort names, by their numbers where all are integers."""
+    names = sorted(names)
+    integers = numbered(names)
+    return names if integers is None else [n for _, n in sorted(zip(integers, names, strict=True))]
+
+
+def warn_of_spellings(what: str, names: Iterable[str]) -> None:
+    """Warn of names that differ by case, blanks or Unicode form only, and so may be one."""
+    forms: dict[str, list[str]] = {}
+    for name in names:
+        form = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        forms.setdefault(form, []).append(name)
+    several = [spellings for spellings in forms.values() if len(spellings) > 1]
+    if several:
+        more = f" ({len(several) - 1:,} more such)" if len(several) > 1 else ""
+        warn(
+            f"the {what} {' and '.join(map(repr, several[0]))} differ by case, blanks or Unicode form only{more}: "
+            "spell them alike if they are one."
+        )

@@ -1,0 +1,274 @@
+"""Annotations to tables: a row an annotation, a row an item, or numbers of votes."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from pl2d_ppl.checks.warn import warn
+from pl2d_ppl.data.annotated import Annotated
+from pl2d_ppl.data.tables.columns import FEATURES, VOTES, Layout, is_taken
+from pl2d_ppl.data.tables.names import MISSING
+from pl2d_ppl.data.tables.table_files import NOTES
+from pl2d_ppl.io import check_writable, written_whole
+
+__all__ = ["check_names", "check_parts", "item_names", "write_features", "write_table"]
+
+NO_FEATURES = (
+    "{} holds no features. Write them beside it, features=FILE.npz (--features-out), and join them when it is read, "
+    "features=FILE.npz (--features)."
+)
+
+
+def write_table(
+    path: str | os.PathLike,
+    data: Annotated,
+    test: Annotated | None = None,
+    *,
+    layout: Layout | None = None,
+    features: str | os.PathLike | None = None,
+) -> None:
+    """Write annotations to a CSV or Parquet file, whole or not at all.
+
+    :func:`~pl2d_ppl.data.tables.reading.read_table` gives them back from Parquet. CSV knows neither the order of
+    classes and people nor classes that nobody names: pass ``classes=data.classes, people=data.annotators`` to the
+    reader. Items without names are called "0", "1", ....
+
+    Parameters
+    ----------
+    path : path-like
+        ``.csv`` or ``.tsv``, in UTF-8, or ``.parquet``; an older file is replaced.
+    data : Annotated
+        Data set, or its training part.
+    test : Annotated, optional
+        Test part, told apart by a column ``split``; with the same classes and annotators.
+    layout : {"long", "wide", "counts"}, optional
+        See :func:`~pl2d_ppl.data.tables.reading.read_table`. By default counts where there are votes and nobody is
+        identified, wide where there are both, and long otherwise.
+    features : path-like, optional
+        An ``.npz`` for features and names of items, which the reader joins. Without it, wide and counts tables have
+        columns ``x_0``, ``x_1``, ... for features (N, D).
+
+    Raises
+    ------
+    ValueError
+        If the place cannot be written to, the layout cannot hold the data, parts differ in their classes or annotators
+        or share items, or a name would be read as something else.
+
+    Warns
+    -----
+    UserWarning
+        If features are left out: in a long table, of images, or of lazy items.
+    """
+    path = Path(path)
+    votes = data.counts is not None
+    layout = layout or ("long" if not votes else "wide" if data.num_experts else "counts")
+    check_writable(path)
+    parts = check_parts(data, test)
+    check_names(data, missing=MISSING)
+    _check_layout(layout, data)
+    names = item_names(parts)
+    columns = _of_items(parts, names)
+    if layout == "long":
+        columns = _long(parts, columns)
+        left_out = data.is_lazy or np.shape(data.x)[1:] != (0,)
+    else:
+        columns |= _said(parts) | _votes(parts)
+        left_out = data.is_lazy or np.ndim(data.x) != 2
+        if features is None and not left_out:
+            x = np.concatenate([part.x for part in parts])
+            columns |= {f"{FEATURES}{d}": pa.array(x[:, d]) for d in range(x.shape[1])}
+    if features is not None:
+        write_features(features, data, test)
+    elif left_out:
+        warn(NO_FEATURES.format(path))
+    notes = {"layout": layout, "classes": data.classes, "annotators": data.annotators}
+    table = pa.table(columns).replace_schema_metadata({NOTES: json.dumps(notes)})
+    with written_whole(path) as scratch:
+        if path.suffix.lower() == ".parquet":
+            pa.parquet.write_table(table, scratch)
+        else:
+            _write_csv(table, scratch)
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    """Write without quotes if nothing needs them: with them, Arrow puts all text in quotes."""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    needed = any(re.search(f'["\r\n{delimiter}]', name) for name in table.column_names)
+    for style in ("needed",) if needed else ("none", "needed"):
+        options = pa.csv.WriteOptions(
+            delimiter=delimiter, quoting_style=style, quoting_header="needed" if needed else "none"
+        )
+        try:
+            pa.csv.write_csv(table, path, options)
+            return
+        except pa.ArrowInvalid:
+            if style == "needed":
+                raise
+
+
+def check_parts(data: Annotated, test: Annotated | None) -> list[Annotated]:
+    """Refuse parts that do not belong together.
+
+    Returns
+    -------
+    list of Annotated
+        One part, or two.
+
+    Raises
+    ------
+    ValueError
+        If the parts differ in classes or annotators, or only one of them has groups, superclasses or votes.
+    """
+    parts = [data] if test is None else [data, test]
+    for field in ("classes", "annotators"):
+        if test is not None and getattr(test, field) != getattr(data, field):
+            raise ValueError(
+                f"`test` must have the {field} of `data` {getattr(data, field)}, found {getattr(test, field)}; write "
+                "them to separate files."
+            )
+    for field in ("group", "coarse", "counts"):
+        if len({getattr(part, field) is None for part in parts}) > 1:
+            raise ValueError(f"Both parts must have `{field}`, or none, found it in one. Write them to separate files.")
+    return parts
+
+
+def check_names(data: Annotated, *, missing: tuple[str, ...] = ("",)) -> None:
+    """Refuse names that would be read as missing.
+
+    Raises
+    ------
+    ValueError
+        If a category is called as one of `missing`, or a person has an empty name.
+    """
+    absent = [name for name in data.classes if name.strip() in missing]
+    empty = [name for name in data.annotators if not name.strip()]
+    if absent or empty:
+        raise ValueError(
+            f"names must not mean that something is missing, found {(absent + empty)[0]!r} in "
+            f"`{'classes' if absent else 'annotators'}`; rename it."
+        )
+
+
+def _check_layout(layout: str, data: Annotated) -> None:
+    if layout not in ("long", "wide", "counts"):
+        raise ValueError(f'`layout` must be "long", "wide" or "counts", found {layout!r}.')
+    if layout == "counts" and (data.counts is None or data.num_experts):
+        found = f"annotations of {data.num_experts} people" if data.num_experts else "no votes"
+        raise ValueError(f'layout="counts" must have votes only, found {found}; choose "wide", which holds both.')
+    if layout == "long" and data.counts is not None:
+        raise ValueError('layout="long" must have no anonymous votes, found some; choose "wide", which holds both.')
+    taken = [name for name in data.annotators if is_taken(name)] if layout == "wide" else []
+    if taken:
+        raise ValueError(
+            f"columns of a wide table must not be read as something else, found a person called {taken[0]!r}; rename "
+            'them, or choose layout="long".'
+        )
+
+
+def item_names(parts: list[Annotated]) -> list[NDArray]:
+    """Names of the items of each part, their numbers where they have none.
+
+    Raises
+    ------
+    ValueError
+        If parts share items, or a name is empty.
+    """
+    starts = np.cumsum([0, *(part.num_items for part in parts)])
+    names = [
+        np.arange(start, start + part.num_items).astype(str) if part.items is None else part.items
+        for part, start in zip(parts, starts, strict=False)
+    ]
+    whole = np.concatenate(names)
+    distinct, counts = np.unique(whole, return_counts=True)
+    if len(distinct) < len(whole):
+        raise ValueError(
+            f"parts must not share items, found {str(distinct[counts > 1][0])!r} in both; write them to separate files."
+        )
+    if not all(name.strip() for name in distinct.tolist()):
+        raise ValueError("`items` must not be empty names, found one; rename it.")
+    return names
+
+
+def _of_items(parts: list[Annotated], names: list[NDArray]) -> dict[str, Any]:
+    """Columns of a row an item."""
+    columns: dict[str, Any] = {"item": pa.array(np.concatenate(names).tolist(), pa.string())}
+    y = np.concatenate([part.y for part in parts])
+    if (y >= 0).any():
+        columns["truth"] = _labels(y, parts[0].classes)
+    for field in ("group", "coarse"):
+        if getattr(parts[0], field) is not None:
+            values = [getattr(part, field) for part in parts]
+            columns[field] = pa.array(np.concatenate(values).tolist())
+    if len(parts) > 1:
+        sizes = [part.num_items for part in parts]
+        columns["split"] = pa.array(np.repeat(["train", "test"], sizes).tolist())
+    return columns
+
+
+def _labels(numbers: NDArray, names: tuple[str, ...]) -> Any:
+    """Names of categories, null where missing."""
+    return pa.array(list(names), pa.string()).take(pa.array(numbers, mask=numbers < 0))
+
+
+def _long(parts: list[Annotated], of_items: dict[str, Any]) -> dict[str, Any]:
+    """Columns of a row an annotation; a row without label for items and people that have none."""
+    annotations = np.concatenate([part.annotations for part in parts])
+    rows, people = np.nonzero(annotations >= 0)
+    labels = annotations[rows, people]
+    unannotated = np.flatnonzero((annotations < 0).all(1))
+    silent = np.flatnonzero((annotations < 0).all(0))
+    rows = np.concatenate([rows, unannotated, np.zeros(len(silent), int)])
+    people = np.concatenate([people, np.full(len(unannotated), -1), silent])
+    labels = np.concatenate([labels, np.full(len(unannotated) + len(silent), -1)])
+    order = np.argsort(rows, kind="stable")  # items appear in their order
+    rows, people, labels = rows[order], people[order], labels[order]
+    columns = {name: column.take(pa.array(rows)) for name, column in of_items.items()}
+    said = {"annotator": _labels(people, parts[0].annotators), "label": _labels(labels, parts[0].classes)}
+    return {"item": columns.pop("item"), **said, **columns}
+
+
+def _said(parts: list[Annotated]) -> dict[str, Any]:
+    annotations = np.concatenate([part.annotations for part in parts])
+    return {name: _labels(annotations[:, m], parts[0].classes) for m, name in enumerate(parts[0].annotators)}
+
+
+def _votes(parts: list[Annotated]) -> dict[str, Any]:
+    counts = [part.counts for part in parts if part.counts is not None]
+    if not counts:
+        return {}
+    whole = np.concatenate(counts)
+    return {VOTES + name: pa.array(whole[:, c]) for c, name in enumerate(parts[0].classes)}
+
+
+def write_features(path: str | os.PathLike, data: Annotated, test: Annotated | None = None) -> None:
+    """Write features with the names of their items, to be joined by a reader.
+
+    Parameters
+    ----------
+    path : path-like
+        An ``.npz``; an older file is replaced.
+    data, test : Annotated
+        Parts, whose features have one shape.
+
+    Raises
+    ------
+    ValueError
+        If the place cannot be written to, the file is no ``.npz``, or there are no features in memory.
+    """
+    path = Path(path)
+    parts = [data] if test is None else [data, test]
+    if path.suffix.lower() != ".npz":
+        raise ValueError(f"Expected an .npz to write features to, found {path}. Rename it.")
+    if data.is_lazy or np.shape(data.x)[1:] == (0,):
+        raise ValueError(f"Expected features in memory, found {'a lazy source' if data.is_lazy else 'none'}.")
+    with written_whole(path) as scratch, scratch.open("wb") as file:
+        arrays = {"items": np.concatenate(item_names(parts)), "x": np.concatenate([part.x for part in parts])}
+        np.savez_compressed(file, allow_pickle=False, **arrays)

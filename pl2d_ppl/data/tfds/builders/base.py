@@ -1,0 +1,240 @@
+"""What the builders share: files to place by hand, items with annotations, and writing without TensorFlow."""
+
+import abc
+import functools
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from numpy.typing import NDArray
+from tensorflow_datasets.core.dataset_builder import ShardBasedBuilder
+
+from pl2d_ppl.data.tfds.builders.encoding import encoded
+
+__all__ = ["AnnotatedBuilder", "Contents", "Item", "check_names"]
+
+SHARD = 500  # items, whose bytes are in memory while they are written
+SHOWN = 3  # names in an error
+
+
+class Item(NamedTuple):
+    """An item to be written.
+
+    Attributes
+    ----------
+    name : str
+        Its name, such as its file.
+    image : Path, or array of uint8, shape (H, W, 3)
+        Its image.
+    label : int
+        Truth, −1 where unknown.
+    annotations : sequence of int, length M
+        What the annotators said, −1 where missing.
+    group : str
+        What it belongs to.
+    coarse : int
+        Its superclass.
+    """
+
+    name: str
+    image: Path | NDArray
+    label: int = -1
+    annotations: Sequence[int] | NDArray = ()
+    group: str = ""
+    coarse: int = -1
+
+
+class Contents(NamedTuple):
+    """What there is to write.
+
+    Attributes
+    ----------
+    splits : dict of str to list of Item
+        The items, checked, but for what is in their images.
+    annotators : sequence of str, length M
+        Names of the annotators.
+    names : dict of str to sequence of str
+        Class names of features, ``label`` or ``coarse_label``, that are in the files.
+    """
+
+    splits: dict[str, list[Item]]
+    annotators: Sequence[str] = ()
+    names: dict[str, Sequence[str]] = {}  # noqa: RUF012  a NamedTuple's default, which nobody changes
+
+
+class AnnotatedBuilder(ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Base of builders of images with annotations, from files that the user has placed in the manual folder.
+
+    Written shard by shard, in the order of the source: unlike `GeneratorBasedBuilder`, whose shuffling of more than
+    a gigabyte needs TensorFlow. A subclass says what it needs in `FILES`, from where in
+    `MANUAL_DOWNLOAD_INSTRUCTIONS`, and reads it in `read`. Its features are ``image``, ``label`` (truth, −1 where
+    unknown), ``item`` (the name), and, where it has them, ``annotations`` (M,) with −1 for missing, ``group`` and
+    ``coarse_label``. The names of the annotators are in the metadata, ``annotators``.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    FILES: ClassVar[tuple[str, ...]] = ()
+    CLASSES: Sequence[str] | int  # or how many, where their names are in the files
+    COARSE: Sequence[str] | int = 0
+    ANNOTATED: bool = True
+    GROUPED: bool = False
+    CHANNELS: int = 3
+    SPLITS: Sequence[str] = ()  # that `load_tfds` gives; all, in the order that they are written, where there are none
+    HOMEPAGE: str | None = None
+
+    url_infos = None  # nothing is downloaded; looking for checksums needs a package that TFDS does not require
+
+    _contents: Contents | None = None
+    _bar: Any = None
+
+    def files(self) -> Sequence[str]:
+        """Name the files and folders, relative to the manual folder, that must exist."""
+        return self.FILES
+
+    @abc.abstractmethod
+    def read(self, folder: Path) -> Contents:
+        """Read tables and check that images are there.
+
+        Parameters
+        ----------
+        folder : Path
+            The manual folder, in which `FILES` exist.
+
+        Returns
+        -------
+        Contents
+            What there is to write.
+        """
+
+    def download_and_prepare(
+        self,
+        *,
+        download_dir: Any = None,
+        download_config: tfds.download.DownloadConfig | None = None,
+        file_format: str = "array_record",
+        **rest: Any,
+    ) -> None:
+        """Prepare the data set, unless it is already; see :meth:`tfds.core.DatasetBuilder.download_and_prepare`.
+
+        Parameters
+        ----------
+        download_dir : path-like, optional
+            Folder whose subfolder ``manual`` holds the files; by default ``downloads`` in the data folder.
+        download_config : tfds.download.DownloadConfig, optional
+            Its `manual_dir` is the manual folder itself.
+        file_format : str, default "array_record"
+            Format; this one is written and read without TensorFlow.
+        **rest
+            As of TFDS.
+
+        Raises
+        ------
+        ValueError
+            If a file is missing or malformed. Nothing is left behind.
+        """
+        config = download_config or tfds.download.DownloadConfig()
+        if not self.is_prepared() or config.download_mode.overwrite_dataset:
+            downloads = Path(download_dir or self.data_dir_root / "downloads")
+            self._contents = self.checked(Path(config.manual_dir or downloads / "manual"))
+        total = sum(map(len, self._contents.splits.values())) if self._contents else 0
+        with tfds.core.utils.tqdm(total=total, desc=self.name, unit=" items", disable=not total) as self._bar:
+            super().download_and_prepare(
+                download_dir=download_dir, download_config=config, file_format=file_format, **rest
+            )
+        self._contents = None
+
+    def checked(self, folder: Path) -> Contents:
+        """Read the files of the manual folder, having checked that they are there."""
+        missing = [file for file in self.files() if not (folder / file).exists()]
+        if missing:
+            raise ValueError(
+                f"{self.name} needs {', '.join(missing)} in {folder}, found nothing there of that name. "
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS} Then {folder / missing[0]} must exist."
+            )
+        contents = self.read(folder)
+        if not any(contents.splits.values()):
+            raise ValueError(f"{self.name} needs items, found none in {folder}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        for split, items in contents.splits.items():
+            repeated = [name for name, number in Counter(item.name for item in items).items() if number > 1]
+            if repeated:
+                raise ValueError(f"{self.name}, {split}: items must have distinct names, found {repeated[0]} again.")
+        return contents
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features: dict[str, Any] = {
+            "image": tfds.features.Image(shape=(None, None, self.CHANNELS)),
+            "label": _class_label(self.CLASSES),
+            "item": tfds.features.Text(),
+        }
+        if self.ANNOTATED:
+            features["annotations"] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+        if self.GROUPED:
+            features["group"] = tfds.features.Text()
+        if self.COARSE:
+            features["coarse_label"] = _class_label(self.COARSE)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+            homepage=self.HOMEPAGE,
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
+        assert self._contents is not None
+        for feature, names in self._contents.names.items():
+            self.info.features[feature].names = list(names)
+        splits = {split: items for split, items in self._contents.splits.items() if items}
+        self.info.metadata.update(annotators=list(self._contents.annotators), splits=list(self.SPLITS or splits))
+        return {
+            split: [functools.partial(self._examples, items[i : i + SHARD]) for i in range(0, len(items), SHARD)]
+            for split, items in splits.items()
+        }
+
+    def _examples(self, items: list[Item]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for item in items:
+            values = {
+                "image": encoded(item.image, self.CHANNELS),
+                "label": item.label,
+                "item": item.name,
+                "annotations": np.asarray(item.annotations, np.int32),
+                "group": item.group,
+                "coarse_label": item.coarse,
+            }
+            yield item.name, {name: value for name, value in values.items() if name in self.info.features}
+            self._bar.update()
+
+
+def _class_label(names: Sequence[str] | int) -> tfds.features.ClassLabel:
+    key = "num_classes" if isinstance(names, int) else "names"
+    return tfds.features.ClassLabel(**{key: names})
+
+
+def check_names(wanted: Collection[str], present: Collection[str], source: str, place: str) -> None:
+    """Check that all that a file names is present.
+
+    Parameters
+    ----------
+    wanted, present : collection of str
+        Names that must be there, and those that are.
+    source, place : str
+        Who names them, and where they are looked for.
+
+    Raises
+    ------
+    ValueError
+        That says how many are missing, and the first three.
+    """
+    there = set(present)
+    missing = [name for name in dict.fromkeys(wanted) if name not in there]
+    if missing:
+        more = ", ..." if len(missing) > SHOWN else ""
+        raise ValueError(
+            f"{source} names {len(missing)} that are not in {place}: {', '.join(missing[:SHOWN])}{more}; "
+            "fetch them, or correct the names."
+        )

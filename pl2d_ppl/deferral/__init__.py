@@ -1,0 +1,1 @@
+"""Who decides each item on a given day, within bounds, and how good that is."""

@@ -1,0 +1,145 @@
+"""How many items choose each option: counts that meet bounds, and offsets of an argmax that give them exactly."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+__all__ = ["exact_offsets", "nearest_counts", "option_counts"]
+
+CLEARANCE = 1e-6  # by which an option that may have no item stays below the others
+
+
+def option_counts(log_gate: NDArray, offsets: NDArray) -> NDArray[np.integer]:
+    """How many items choose each option.
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate, :func:`~pl2d_ppl.deferral.offsets.untied` where a policy is followed.
+    offsets : array of float, shape (V,)
+        Added to it.
+
+    Returns
+    -------
+    array of int, shape (V,)
+        Numbers of items.
+    """
+    return np.bincount((log_gate + offsets).argmax(1), minlength=len(offsets))
+
+
+def nearest_counts(
+    counts: NDArray, support: NDArray, lower: NDArray, upper: NDArray, *, may_move: bool = True
+) -> tuple[NDArray[np.integer], float]:
+    """Fewest moves of items between options after which people's shares can meet their bounds best.
+
+    Parameters
+    ----------
+    counts : array of int, shape (V,)
+        Number of items that choose each option; N in all.
+    support : array of bool, shape (V, W)
+        Who may decide where an option is chosen.
+    lower, upper : array of float, shape (W,)
+        Bounds on the shares.
+    may_move : bool
+        Whether items may move; otherwise only the excess is found.
+
+    Returns
+    -------
+    counts : array of int, shape (V,)
+        Number of items after the moves.
+    excess : float
+        Share by which people must then miss their bounds: less than 1/N, where the bounds are feasible.
+    """
+    num_items, num_options, num_people = counts.sum(), *support.shape
+    option, person = np.nonzero(support)  # items flow from options to people
+    leaves, arrives = (np.arange(n)[:, None] == ends for n, ends in ((num_options, option), (num_people, person)))
+    sizes = (num_options, num_options, len(option), 1)  # unknowns: items gained, items lost, flow, excess in items
+    most_moves = num_items if may_move else 0
+    none, ones, eye = np.zeros((num_people, 2 * num_options)), np.ones((num_people, 1)), np.eye(num_options)
+    gained_is_lost = np.repeat([1.0, -1.0, 0.0, 0.0], sizes)[None]
+    constraints = [
+        LinearConstraint(np.hstack([-eye, eye, leaves, np.zeros((num_options, 1))]), counts, counts),
+        LinearConstraint(gained_is_lost, 0.0, 0.0),
+        LinearConstraint(np.hstack([none, arrives, ones]), num_items * lower, np.inf),
+        LinearConstraint(np.hstack([none, arrives, -ones]), -np.inf, num_items * upper),
+    ]
+    solution = milp(
+        np.repeat([1.0, 1.0, 0.0, 10.0 * num_options], sizes),  # an item of excess outweighs the moves against it
+        integrality=np.repeat([1, 1, 0, 0], sizes),
+        bounds=Bounds(0.0, np.repeat([most_moves, most_moves, np.inf, np.inf], sizes)),
+        constraints=constraints,
+    )
+    gained, lost = np.rint(solution.x[: 2 * num_options]).astype(int).reshape(2, num_options)
+    return counts + gained - lost, float(solution.x[-1]) / num_items
+
+
+def exact_offsets(log_gate: NDArray, offsets: NDArray, counts: NDArray) -> NDArray[np.floating]:
+    """Offsets with which the argmax chooses every option a given number of times.
+
+    It is the assignment of items to options of the largest sum of ln gate, and its dual: starting from the argmax,
+    items move one by one along shortest augmenting paths from options with too many to options with too few. Of the
+    offsets that give that assignment, a central one is taken, so that no two options tie.
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate, finite.
+    offsets : array of float, shape (V,)
+        Offsets to start from; the fewer items are to move, the faster.
+    counts : array of int, shape (V,)
+        Number of items to choose each option, N in all.
+
+    Returns
+    -------
+    array of float, shape (V,)
+        The offsets. Where items are equal, the argmax cannot tell them apart, and counts may be missed: see
+        :func:`~pl2d_ppl.deferral.offsets.untied`.
+    """
+    decision, exact = (log_gate + offsets).argmax(1), offsets.copy()
+    while (surplus := np.bincount(decision, minlength=len(counts)) - counts).any():
+        gap, first = _gaps(log_gate + exact, decision)
+        distance, before = _shortest_paths(gap, surplus > 0)
+        option = int(np.where(surplus < 0, distance, np.inf).argmin())
+        exact += np.minimum(distance, distance[option])  # now every option on the path ties with the next
+        while before[option] >= 0:
+            decision[first[before[option], option]] = option
+            option = before[option]
+    return _central(log_gate, decision, exact, counts > 0)
+
+
+def _gaps(scores: NDArray, decision: NDArray) -> tuple[NDArray, NDArray]:
+    """By how much an option may gain on another until the other's first item goes over; and that item."""
+    num_options = scores.shape[1]
+    gap, first = np.full((num_options, num_options), np.inf), np.zeros((num_options, num_options), int)
+    for option in np.unique(decision):
+        items = np.flatnonzero(decision == option)
+        margin = scores[items, option, None] - scores[items]
+        nearest = margin.argmin(0)
+        gap[option], first[option] = np.maximum(margin.min(0), 0.0), items[nearest]
+    return gap, first
+
+
+def _shortest_paths(gap: NDArray, is_source: NDArray) -> tuple[NDArray, NDArray]:
+    """Distance from the nearest source to each node, and the node before it, -1 at a source (Bellman and Ford)."""
+    distance, before = np.where(is_source, 0.0, np.inf), np.full(len(gap), -1)
+    for _ in gap:
+        through = distance[:, None] + gap
+        nearest = through.min(0)
+        shorter = nearest < distance
+        if not shorter.any():
+            break
+        distance, before = np.where(shorter, nearest, distance), np.where(shorter, through.argmin(0), before)
+    return distance, before
+
+
+def _central(log_gate: NDArray, decision: NDArray, offsets: NDArray, is_chosen: NDArray) -> NDArray:
+    """Offsets that keep decisions, as far from ties as the mean over extreme ones is."""
+    gap, _ = _gaps(log_gate + offsets, decision)
+    paths = gap[np.ix_(is_chosen, is_chosen)]
+    for via in range(len(paths)):  # distances between all (Floyd and Warshall): every row is an extreme shift
+        paths = np.minimum(paths, paths[:, via, None] + paths[via])
+    shift = np.zeros(len(offsets))
+    shift[is_chosen] = paths.mean(0) - paths.mean()
+    limit = (shift[is_chosen, None] + gap[np.ix_(is_chosen, ~is_chosen)]).min(0)
+    shift[~is_chosen] = np.minimum(limit - CLEARANCE, 0.0)
+    return offsets + shift

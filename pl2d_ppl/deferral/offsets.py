@@ -1,0 +1,273 @@
+r"""Offsets with which the argmax of a gate meets bounds on everybody's share, and who decides where it points.
+
+A gate :math:`g_v(x)` chooses an option, and a matrix :math:`P_{vw}` says who decides there. The I-projection of
+:math:`q(v, w | x) = g_v(x) P_{vw}` onto bounds on the mean of :math:`q(w)` is proportional to
+:math:`q(v, w | x) e^{-\nu_w}`. Of the gate at temperature T, :math:`g^{1/T}`, it chooses the option
+
+.. math:: \arg\max_v \left[\ln g_v(x) + T \ln \sum_w P_{vw} e^{-\nu_w}\right] \quad (T \to 0),
+
+and within it the person :math:`w \sim P'_{vw} \propto P_{vw} e^{-\nu_w}`. Bounds on the mean of a gate are none on its
+argmax; at a low temperature the two agree but for a few items, which are then told apart exactly. Items that are equal
+are told apart by chance, the same way every time.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import logsumexp
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from pl2d_ppl.deferral.assignment import exact_offsets, nearest_counts, option_counts
+from pl2d_ppl.engine.projection import LOG_FLOOR, SLACK, Projection, check_bounds, log_floor, project
+
+__all__ = ["GATE_FLOOR", "Policy", "argmax_offsets", "argmax_policy", "project_people", "untied"]
+
+TEMPERATURES = (1.0, 0.3, 0.1, 0.03, 0.01)  # in units of the gate's spread; at the last, means are as good as shares
+GATE_FLOOR = -100.0  # ln of the least gate probability, about that of float32
+MOST_MOVES = 1000  # items told apart one by one; where it takes more, many are equal, and they are told apart together
+MANY_EQUAL = 0.01  # by how much shares of the argmax may differ from those at the last temperature, if few are equal
+TIE = 1e-9  # largest number added to ln gate so that no two items are equal, far above rounding in float64
+
+
+class Policy(NamedTuple):
+    """How to decide within bounds; fitted on some items, and used on others.
+
+    Attributes
+    ----------
+    offsets : array of float, shape (V,)
+        Added to ln gate before the argmax; -inf where nobody decides.
+    people_probs : array of float, shape (V, M+1)
+        Who decides where an option is chosen, the AI last. A person whose upper bound is 0 has zeros, and so does an
+        option behind which there are only such people: it is closed.
+    """
+
+    offsets: NDArray[np.floating]
+    people_probs: NDArray[np.floating]
+
+
+def argmax_offsets(gate: Any, lower: Any, upper: Any) -> np.ndarray:
+    """Offsets with which the argmax of a gate meets bounds on everybody's share.
+
+    Bounds on the mean of a posterior, or of a gate, are none on the argmax. At a low temperature the two agree, so
+    that the offsets are -T nu of the projection of gate^(1/T): no batch of test items is needed to use them.
+
+    Parameters
+    ----------
+    gate : array_like, shape (N, K) or (R, N, K)
+        Gate probabilities on training or validation items.
+    lower, upper : array_like, shape (K,) or (R, K)
+        Bounds on the shares.
+
+    Returns
+    -------
+    array, shape (K,) or (R, K)
+        Offsets, added to ln gate before the argmax.
+
+    Raises
+    ------
+    ValueError
+        If the bounds are infeasible, or of the wrong length.
+    """
+    lower, upper = check_bounds(lower, upper)
+    gate = jnp.asarray(gate)
+    if lower.shape[-1] != gate.shape[-1]:
+        raise ValueError(f"Expected {gate.shape[-1]} bounds, one a person and one for the AI, found {lower.shape[-1]}.")
+    if gate.ndim == 3:
+        lower, upper = (jnp.broadcast_to(b, (gate.shape[0], gate.shape[-1])) for b in (lower, upper))
+        return np.asarray(_anneal_runs(jnp.log(gate), None, lower, upper)[0])
+    return np.asarray(_anneal(jnp.log(gate), None, lower, upper)[0])
+
+
+def untied(log_gate: NDArray) -> NDArray[np.floating]:
+    """Ln gate whose ties are broken by chance, so that offsets can divide items that are equal.
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate.
+
+    Returns
+    -------
+    array of float, shape (N, V)
+        It, with numbers below 1e-9 added that depend on an item's position and on V alone.
+    """
+    return log_gate + TIE * np.random.default_rng(0).random(log_gate.shape)
+
+
+def argmax_policy(log_gate: NDArray, people_probs: NDArray, lower: NDArray, upper: NDArray) -> Policy:
+    """Policy under which the argmax of a gate over options meets bounds on the shares of people.
+
+    Offsets are those of the projection at a low temperature, corrected so that as many items choose each option as
+    the bounds need; none, where other people behind the options are enough. People are then drawn by the projection of
+    their probabilities, given how often each option is chosen: shares meet the bounds, but for a fraction of an item.
+    Options are chosen by the argmax of the gate :func:`untied`, plus the offsets.
+
+    Parameters
+    ----------
+    log_gate : array of float, shape (N, V)
+        Ln of the gate over options, -inf for all items where an option has a row of zeros in people_probs.
+    people_probs : array of float, shape (V, W)
+        Who decides where an option is chosen.
+    lower, upper : array of float, shape (W,)
+        Bounds on the shares of all items, feasible for those with a column that is not zero.
+
+    Returns
+    -------
+    Policy
+        Offsets and people_probs, of zeros where people_probs is.
+    """
+    log_gate = untied(log_gate)
+    support = people_probs > 0
+    is_open, upper = support.any(1), np.where(support.any(0), upper, 0.0)
+    offsets = np.where(is_open, 0.0, -np.inf)
+    counts = option_counts(log_gate, offsets)
+    _, excess = nearest_counts(counts, support, lower, upper, may_move=False)
+    if excess > SLACK:  # otherwise it is enough to choose among the people of each option
+        with np.errstate(divide="ignore"):
+            log_people = None if np.array_equal(people_probs, np.diag(is_open)) else np.log(people_probs)
+        annealed, temperature = _anneal(*_to_jax(log_gate, log_people, lower, upper))
+        start = np.asarray(annealed, float)[is_open]
+        offsets[is_open] = _corrected(log_gate[:, is_open], start, float(temperature), support[is_open], lower, upper)
+        counts = option_counts(log_gate, offsets)
+    return Policy(offsets, _balanced(people_probs, counts, lower, upper))
+
+
+def _to_jax(*arrays: NDArray | None) -> tuple[Array | None, ...]:
+    return jax.tree.map(lambda array: jnp.asarray(array, jnp.result_type(float)), arrays)
+
+
+def _annealed(log_gate: Array, log_people: Array | None, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Offsets at the lowest temperature, and that; from warm to cold, each from where the last one ended."""
+    log_gate = log_floor(log_gate, floor=GATE_FLOOR)
+    spread = jnp.std(log_gate - log_gate.mean(1, keepdims=True) - log_gate.mean(0) + log_gate.mean())
+    whole = jnp.std(log_gate, where=log_gate > GATE_FLOOR / 2)  # of equal items all there is; multipliers must reach it
+    units = jnp.maximum(jnp.maximum(spread, whole / 100), 1e-4) * jnp.array(TEMPERATURES, log_gate.dtype)
+
+    def cool(nu: Array, units: tuple[Array, Array]) -> tuple[Array, None]:
+        before, unit = units
+        # What favours an option over another grows as 1/T; what favours a person within an option does not.
+        start = nu + (before / unit - 1) * _price_of_options(nu, log_people)
+        sharp = jax.nn.log_softmax(log_gate / unit, -1)
+        return project_people(sharp, log_people, lower, upper, start=start, tolerance=1e-4).multipliers, None
+
+    start = jnp.zeros(lower.size, log_gate.dtype)
+    nu, _ = jax.lax.scan(cool, start, (jnp.concatenate([units[:1], units[:-1]]), units))
+    return units[-1] * _log_totals(nu, log_people), units[-1]
+
+
+_anneal = jax.jit(_annealed)
+_anneal_runs = jax.jit(jax.vmap(_annealed, in_axes=(0, None, 0, 0)))
+
+
+def project_people(log_gate: Array, log_people: Array | None, lower: Array, upper: Array, **options: Any) -> Projection:
+    """Project q(v, w | x) onto bounds on the mean of q(w), for which the marginals of w are enough.
+
+    Parameters
+    ----------
+    log_gate : Array, shape (N, V)
+        Ln of the gate over options, finite.
+    log_people : Array, shape (V, W), optional
+        Ln of who decides where an option is chosen; by default every option is one person, W = V.
+    lower, upper : Array, shape (W,)
+        Bounds; of people whom no option has, zero.
+    **options
+        For :func:`~pl2d_ppl.engine.projection.project`.
+
+    Returns
+    -------
+    Projection
+        Multipliers of people.
+    """
+    marginal = log_gate
+    if log_people is not None:  # person by person: (N, V, W) numbers would not fit
+        marginal = jax.lax.map(lambda column: logsumexp(log_gate + column, -1), log_people.T).T
+    return project(marginal, lower, upper, **options)
+
+
+def _log_totals(nu: Array, log_people: Array | None) -> Array:
+    """Ln sum_w P_vw e^-nu_w."""
+    return -nu if log_people is None else logsumexp(log_people - nu, 1)
+
+
+def _price_of_options(nu: Array, log_people: Array | None) -> Array:
+    """The part of people's multipliers that is their options': the mean over those in which they decide."""
+    if log_people is None:
+        return nu
+    totals = _log_totals(nu, log_people)
+    totals = jnp.where(jnp.isfinite(totals), totals, 0.0)
+    probs = jnp.exp(log_people - nu - totals[:, None])
+    return -(totals @ probs) / jnp.maximum(probs.sum(0), jnp.finfo(nu.dtype).tiny)
+
+
+def _corrected(
+    log_gate: NDArray, offsets: NDArray, temperature: float, support: NDArray, lower: NDArray, upper: NDArray
+) -> NDArray:
+    """Offsets corrected for the items by which shares at a temperature differ from those of the argmax."""
+    found = option_counts(log_gate, offsets)
+    counts, _ = nearest_counts(_rounded(log_gate, offsets, temperature, found), support, lower, upper)
+    if (counts == found).all():
+        return offsets
+    exact = offsets
+    if _moves(found, counts) > MOST_MOVES:
+        exact = _magnified(log_gate, offsets, temperature, counts)
+    if _moves(option_counts(log_gate, exact), counts) <= MOST_MOVES:
+        exact = exact_offsets(log_gate, exact, counts)
+    excess = [
+        nearest_counts(option_counts(log_gate, o), support, lower, upper, may_move=False)[1] for o in (exact, offsets)
+    ]
+    return exact if excess[0] <= excess[1] else offsets
+
+
+def _rounded(log_gate: NDArray, offsets: NDArray, temperature: float, found: NDArray) -> NDArray[np.integer]:
+    """Counts of the argmax; where many items are equal, which it gives to one option, those at the temperature."""
+    counts = softmax((log_gate + offsets) / temperature, axis=1).sum(0)
+    if np.abs(counts - found).max() <= 1 + MANY_EQUAL * len(log_gate):
+        return found
+    return np.diff(np.rint(counts.cumsum()).astype(int), prepend=0)
+
+
+def _moves(found: NDArray, counts: NDArray) -> int:
+    return int(np.abs(counts - found).sum()) // 2
+
+
+def _magnified(log_gate: NDArray, offsets: NDArray, temperature: float, counts: NDArray) -> NDArray[np.floating]:
+    """Offsets with which options have about so many items, of which many are equal but for what breaks their ties.
+
+    The differences that are left are far below the precision of an annealing, which is why each looks at those of a
+    tenth of the temperature of the last, as if they were of order one.
+    """
+    shares = counts / counts.sum()
+    while temperature > TIE / 10:
+        lens = temperature / 10
+        scores = (log_gate + offsets) / lens
+        found, coldest = _anneal(*_to_jax(scores - scores.max(1, keepdims=True), None, shares, shares))
+        offsets, temperature = offsets + lens * np.asarray(found, float), lens * float(coldest)
+    return offsets
+
+
+def _balanced(people_probs: NDArray, counts: NDArray, lower: NDArray, upper: NDArray) -> NDArray[np.floating]:
+    """Project people_probs so that shares meet the bounds, given how many items choose each option.
+
+    Zeros of people whose upper bound is 0 are exact, so that they get nothing where others are absent; the AI, alone
+    in its option, stays.
+    """
+    _, excess = nearest_counts(counts, people_probs > 0, lower, upper, may_move=False)
+    may_decide = np.append(upper[:-1] > 0, True)
+    with np.errstate(divide="ignore"):
+        log_people = np.log(people_probs * may_decide)
+    arguments = (log_people, np.maximum(lower - excess, 0.0), np.minimum(upper + excess, 1.0), counts)
+    nu = np.asarray(_multipliers(*_to_jax(*arguments)), float)
+    tilted = log_people - nu
+    largest = tilted.max(1, keepdims=True)
+    weights = np.exp(tilted - np.where(np.isfinite(largest), largest, 0.0))
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1.0)  # a sum is at least 1, or 0 of a closed option
+
+
+@jax.jit
+def _multipliers(log_people: Array, lower: Array, upper: Array, counts: Array) -> Array:
+    floored = jnp.maximum(log_people, LOG_FLOOR)  # first, for rows of options that are closed
+    return project(log_floor(floored), lower, upper, weights=counts, max_steps=1000).multipliers

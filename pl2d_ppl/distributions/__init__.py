@@ -1,0 +1,1 @@
+"""Distributions that the models are written with, beside NumPyro's own."""

@@ -1,0 +1,229 @@
+"""Effect handlers: a tilt of a discrete site, and bounds on how often its values may be taken."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.ops.indexing import Vindex
+from numpyro.primitives import Messenger
+
+from pl2d_ppl.engine.projection import check_bounds, log_floor, project, shift
+
+__all__ = ["tilt", "workload"]
+
+
+class _SiteHandler(Messenger):
+    """A handler of one sample site, which says so when the program does not have it."""
+
+    def __init__(self, fn: Callable | None, site: str):
+        self.site = site
+        self._names: list[str] = []
+        self._found = False
+        super().__init__(fn)
+
+    def __enter__(self):
+        self._names, self._found = [], False
+        return super().__enter__()
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        super().__exit__(exc_type, exc_value, traceback)
+        if exc_type is None and not self._found:
+            raise ValueError(
+                f"Expected a discrete latent site {self.site!r}, found none of that name; the program samples "
+                f"{self._names or 'nothing'}. Mind the spelling, and that the site is not observed. "
+                "Sites inside a scan are not reached."
+            )
+
+    def _is_site(self, msg: dict) -> bool:
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return False
+        self._names.append(msg["name"])
+        if msg["name"] != self.site:
+            return False
+        if not msg["fn"].has_enumerate_support:
+            raise ValueError(
+                f"Expected a discrete distribution with finite support at site {self.site!r}, "
+                f"found {type(msg['fn']).__name__}."
+            )
+        self._found = True
+        return True
+
+
+class tilt(_SiteHandler):
+    """Add ``log_weight[value]`` to the log joint at a discrete latent site.
+
+    The gradient of the log evidence with respect to ``log_weight``, at zero, is the posterior marginal of the
+    site; the gradient at ``-nu`` is that of the posterior under the multipliers ``nu`` of a workload bound.
+
+    Parameters
+    ----------
+    fn : callable
+        A model. A tilt is a :func:`numpyro.factor`, which has no meaning in a guide: tilt the guide's logits
+        there, or use :class:`workload`. It does not change what ``Predictive`` draws, which lists the factor as an
+        empty array ``{site}_tilt``.
+    site : str
+        Name of a discrete latent site.
+    log_weight : Array, shape (batch shape of the site, number of values)
+        What to add, for every plate element and value; leading axes may be missing or of size one.
+
+    Raises
+    ------
+    ValueError
+        If the program has no such site, if the shape does not fit, or if the site is tilted twice.
+    """
+
+    def __init__(self, fn: Callable | None = None, site: str = "", log_weight: Any = 0.0):
+        self.log_weight = log_weight
+        super().__init__(fn, site)
+
+    def postprocess_message(self, msg: dict) -> None:
+        """Add the factor behind the site."""
+        if not self._is_site(msg):
+            return
+        if msg.get("tilted"):
+            raise ValueError(f"Expected one tilt of site {self.site!r}, found two. Add their weights up.")
+        msg["tilted"] = True
+        size = msg["fn"].enumerate_support(expand=False).shape[0]
+        shape = jnp.shape(self.log_weight)
+        batch = tuple(msg["fn"].batch_shape)
+        plain = batch[-(len(shape) - 1) :] if len(shape) > 1 else ()
+        fits = shape and shape[-1] == size and len(shape) - 1 <= len(batch)
+        if not fits or any(s not in (1, b) for s, b in zip(shape[:-1], plain, strict=True)):
+            raise ValueError(
+                f"Expected log_weight of a shape that broadcasts to {(*batch, size)} at site {self.site!r}, "
+                f"found {shape}. Its last axis runs over the values of the site."
+            )
+        numpyro.factor(f"{self.site}_tilt", Vindex(jnp.asarray(self.log_weight))[..., msg["value"]])
+
+
+@jax.tree_util.register_pytree_node_class
+class workload(_SiteHandler):
+    r"""Bound how often the values of a guide's discrete site are taken, on average over its plate.
+
+    The distribution q at the site becomes its I-projection onto
+    :math:`l_k \le \frac1N \sum_i \tilde q_{ik} \le u_k` (paper A, equations A.7 to A.10),
+
+    .. math:: \tilde q_{ik} \propto q_{ik} e^{-\nu_k},
+
+    with one signed multiplier a value, :math:`\nu_k > 0` where the upper bound holds it back and
+    :math:`\nu_k < 0` where the lower bound lifts it: the shadow price of that person's time. The multipliers are
+    recorded at the deterministic site ``{site}_multipliers``, the mean that they lead to at ``{site}_mean``, and
+    the largest violation of a bound that is left at ``{site}_violation``.
+    Conditionals of other sites given this one are untouched, so that the projection is exact on the joint.
+
+    The handler is a pytree whose leaves are the bounds: it can be passed through ``jit`` and batched with
+    ``vmap``, and one compiled program serves every bound.
+
+    Parameters
+    ----------
+    fn : callable
+        A guide. The site's distribution must not depend on another enumerated site.
+    site : str
+        Name of a discrete latent site, such as ``"z"``: the experts in order, then the AI.
+    lower, upper : array_like, shape (number of values,) or (runs, number of values)
+        Bounds on the mean over the plate, between 0 and 1. Leading axes are runs, for a batched fit.
+    window : int, optional
+        By default every mini-batch meets the bounds by itself, as in paper A; on small batches that forces
+        decisions which no whole data set would need. With a window the bounds hold on average over about as
+        many of the last items: their ln q is kept as mutable state, and this batch takes the multipliers of all.
+        A window that is long against the pace of learning holds items of an older posterior.
+    tolerance : float
+        Largest violation of a bound, and of complementary slackness, at which the projection stops.
+    max_steps : int
+        At most this many steps of the projection.
+
+    Raises
+    ------
+    ValueError
+        Before anything is traced, if the bounds are crossed, outside [0, 1] or infeasible; at the first call, if
+        the guide has no such site or their length is not its number of values.
+    """
+
+    def __init__(
+        self,
+        fn: Callable | None = None,
+        site: str = "",
+        lower: Any = 0.0,
+        upper: Any = 1.0,
+        *,
+        window: int | None = None,
+        tolerance: float = 1e-5,
+        max_steps: int = 100,
+    ):
+        if window is not None and window < 1:
+            raise ValueError(f"Expected a window of at least one item, found {window}. Leave it out for no window.")
+        self.lower, self.upper = check_bounds(lower, upper)
+        self.window, self.tolerance, self.max_steps = window, tolerance, max_steps
+        super().__init__(fn, site)
+
+    def tree_flatten(self):
+        """Split into the bounds, and everything else."""
+        return (self.lower, self.upper), (self.fn, self.site, self.window, self.tolerance, self.max_steps)
+
+    @classmethod
+    def tree_unflatten(cls, static, bounds):
+        """Put together again without checks: the bounds may be traced."""
+        handler = cls.__new__(cls)
+        fn, site, handler.window, handler.tolerance, handler.max_steps = static
+        handler.lower, handler.upper = bounds
+        _SiteHandler.__init__(handler, fn, site)
+        return handler
+
+    def process_message(self, msg: dict) -> None:
+        """Replace the site's distribution by its projection."""
+        if not self._is_site(msg):
+            return
+        fn = msg["fn"]
+        support = fn.enumerate_support(expand=False)
+        log_q = jnp.moveaxis(fn.log_prob(support), 0, -1)
+        self._check_site(msg, log_q)
+        log_q = jax.lax.stop_gradient(log_floor(log_q))
+        rows = log_q.reshape(-1, log_q.shape[-1])
+        window, weights = self._remember(rows)
+        projection = project(
+            window,
+            self.lower,
+            self.upper,
+            weights=weights,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps,
+        )
+        projected = shift(log_q, projection.multipliers)
+        numpyro.deterministic(f"{self.site}_multipliers", projection.multipliers)
+        numpyro.deterministic(f"{self.site}_mean", jnp.exp(projected).reshape(rows.shape).mean(0))
+        numpyro.deterministic(f"{self.site}_violation", projection.violation)
+        msg["fn"] = dist.Categorical(logits=projected)
+
+    def _check_site(self, msg: dict, log_q: Array) -> None:
+        depth = max((-f.dim for f in msg["cond_indep_stack"]), default=0)
+        if log_q.ndim - 1 > depth:
+            raise ValueError(
+                f"Expected site {self.site!r} to come first in its guide, found a distribution of shape "
+                f"{log_q.shape} that depends on another enumerated site. Write the guide as q({self.site}) times the "
+                "rest given it."
+            )
+        lengths = jnp.shape(self.lower)[-1], jnp.shape(self.upper)[-1]
+        if lengths != (log_q.shape[-1],) * 2:
+            raise ValueError(
+                f"Expected one lower and one upper bound for each of the {log_q.shape[-1]} values of site "
+                f"{self.site!r} (the experts in order, then the AI), found {lengths[0]} and {lengths[1]}."
+            )
+
+    def _remember(self, rows: Array) -> tuple[Array, Array | None]:
+        """Write the batch over the oldest rows of the window; the rows to project, and their weights."""
+        if self.window is None:
+            return rows, None
+        length = max(self.window, rows.shape[0])
+        empty = {
+            "log_q": jnp.zeros((length, rows.shape[1]), rows.dtype),
+            "filled": jnp.zeros(length, rows.dtype),
+        }
+        state = numpyro.primitives.mutable(f"{self.site}_window", empty)
+        log_q = jnp.concatenate([rows, state["log_q"][: length - rows.shape[0]]])
+        filled = jnp.concatenate([jnp.ones(rows.shape[0], rows.dtype), state["filled"][: length - rows.shape[0]]])
+        state["log_q"], state["filled"] = log_q, filled
+        return log_q, filled

@@ -1,0 +1,1 @@
+"""Methods side by side: curves, seeds, onboarding, reports."""

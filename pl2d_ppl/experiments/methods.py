@@ -1,0 +1,419 @@
+"""The methods that can be compared by name, all with the same networks, data and optimisation."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pl2d_ppl.baselines.l2d_pop import train_l2d_pop
+from pl2d_ppl.baselines.naive_l2d import naive_l2d
+from pl2d_ppl.baselines.one_stage import one_stage
+from pl2d_ppl.baselines.two_stage import two_stage
+from pl2d_ppl.checks.models import check_membership
+from pl2d_ppl.data import Annotated
+from pl2d_ppl.engine.guide_tools import no_guide
+from pl2d_ppl.engine.workload import workload
+from pl2d_ppl.experiments.learned import (
+    GateLearned,
+    Learned,
+    PooledLearned,
+    PopulationLearned,
+    View,
+    heard_people,
+    representations,
+)
+from pl2d_ppl.inference.fit import fit
+from pl2d_ppl.inference.result import FitResult
+from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.networks import Ensemble, Frozen, network_for
+from pl2d_ppl.people.pooled import PooledPeople
+
+__all__ = ["METHODS", "NEED_MEMBERSHIP", "Task", "build_method", "coverage_bounds", "learn"]
+
+GuideName = Literal["exact", "mean-field"]
+MOST_NETWORKS = 16  # of experts with one each; more of them share the hidden layers of one
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What a method learns from.
+
+    Attributes
+    ----------
+    train : Annotated
+        Items, annotations and truth.
+    coverages : tuple of float
+        Shares of the items that the AI is to decide: what a method can steer, it is trained for each of them.
+    training : Training
+        Networks and optimisation.
+    classifier : Frozen, optional
+        The AI, trained first on other items. Without it, it is trained along.
+    membership : array, shape (K, M), optional
+        Memberships of people in clusters, for the methods that know of them.
+    guide : {"exact", "mean-field"}
+        Which posterior of the discrete sites, of ``prob-l2d``.
+    """
+
+    train: Annotated
+    coverages: tuple[float, ...]
+    training: Training = dataclasses.field(default_factory=Training)
+    classifier: Frozen | None = None
+    membership: np.ndarray | None = None
+    guide: GuideName = "exact"
+
+
+class Shape(NamedTuple):
+    """What networks are built for.
+
+    Attributes
+    ----------
+    item : tuple of int
+        Shape of an item.
+    num_experts, num_categories, num_clusters : int
+        M, C and K, 0 without clusters.
+    hidden : tuple of int
+        Widths of the hidden layers.
+    complete : bool
+        Whether everybody annotated everything.
+    """
+
+    item: tuple[int, ...]
+    num_experts: int
+    num_categories: int
+    hidden: tuple[int, ...]
+    num_clusters: int = 0
+    complete: bool = True
+
+    def network(self, outputs: int | tuple[int, ...]) -> Callable:
+        """Return a network that suits the items."""
+        return network_for(self.item, self.hidden, outputs)
+
+    @property
+    def classifier(self) -> Callable:
+        """Network of the AI."""
+        return self.network(self.num_categories)
+
+    @property
+    def experts(self) -> Callable:
+        """Network of what everybody would say."""
+        if self.num_experts > MOST_NETWORKS:
+            return self.network((self.num_experts, self.num_categories))
+        return partial(Ensemble, self.network(self.num_categories), self.num_experts)
+
+
+Programs = tuple[Callable, Callable]
+
+
+def _prob_l2d(shape: Shape, guide: GuideName) -> Programs:
+    # Imported here: models and guides are the user's to edit, and import the engine themselves.
+    from pl2d_ppl.guides.exact import exact
+    from pl2d_ppl.guides.mean_field import mean_field
+    from pl2d_ppl.models.prob_l2d import prob_l2d
+
+    model = partial(
+        prob_l2d,
+        gating=shape.network(shape.num_experts + 1),
+        experts=shape.experts,
+        classifier=shape.classifier,
+        latent_annotations=guide != "exact",  # the same posterior of z at less cost
+    )
+    return model, exact(model) if guide == "exact" else mean_field(model)
+
+
+def _naive(shape: Shape, guide: GuideName) -> Programs:
+    from pl2d_ppl.guides.exact import exact
+
+    del guide  # z alone is latent: both are the same
+    model = partial(naive_l2d, gating=shape.network(shape.num_experts + 1), classifier=shape.classifier)
+    return model, exact(model)
+
+
+def _cluster_l2d(shape: Shape, guide: GuideName) -> Programs:
+    from pl2d_ppl.guides.exact import exact
+    from pl2d_ppl.models.cluster_l2d import cluster_l2d
+
+    del guide
+    model = partial(
+        cluster_l2d,
+        gating=shape.network(shape.num_clusters + 1),
+        classifier=shape.classifier,
+        experts=None if shape.complete else shape.experts,
+        latent_annotations=False,
+    )
+    return model, exact(model, ["v"])
+
+
+def _one_stage(shape: Shape, guide: GuideName, *, surrogate: Literal["softmax", "ova"]) -> Programs:
+    del guide
+    gating = shape.network(shape.num_experts)
+    return partial(one_stage, gating=gating, classifier=shape.classifier, surrogate=surrogate), no_guide
+
+
+def _two_stage(shape: Shape, guide: GuideName) -> Programs:
+    del guide
+    return partial(two_stage, gating=shape.network(shape.num_experts + 1), classifier=shape.classifier), no_guide
+
+
+class Program(NamedTuple):
+    """A method that is a program: how it is built, and the site whose share of the AI a workload fixes, if any."""
+
+    build: Callable[[Shape, GuideName], Programs]
+    site: str | None
+
+
+PROGRAMS = {
+    "prob-l2d": Program(_prob_l2d, "z"),
+    "naive": Program(_naive, "z"),
+    "one-stage": Program(partial(_one_stage, surrogate="softmax"), None),
+    "one-vs-all": Program(partial(_one_stage, surrogate="ova"), None),
+    "two-stage": Program(_two_stage, None),
+    "lecodu": Program(_cluster_l2d, "v"),
+    "cluster-soft": Program(_cluster_l2d, "v"),
+    "cluster-hard": Program(_cluster_l2d, "v"),
+}
+TRAINED_ON = ("one-stage", "one-vs-all")  # methods whose classifier is trained on, with the gate
+METHODS = (*PROGRAMS, "l2d-pop", "pooled")
+NEED_MEMBERSHIP = ("cluster-soft", "cluster-hard")
+
+
+def learn(name: str, rng_key: jax.Array, task: Task, *, on_fit: Callable[[], None] = lambda: None) -> Learned:
+    """Train a method.
+
+    Parameters
+    ----------
+    name : str
+        One of ``METHODS``.
+    rng_key : Array
+        A typed key, of networks and mini-batches.
+    task : Task
+        What it learns from.
+    on_fit : callable
+        Called after every coverage that takes a fit of its own, for a progress bar.
+
+    Returns
+    -------
+    Learned
+        Who decides, at every coverage.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown, or needs what the task does not have.
+    """
+    _check(name, task)
+    if name == "l2d-pop":
+        return _learn_population(rng_key, task)
+    if name == "pooled":
+        return _learn_pooled(rng_key, task)
+    return _learn_gate(name, rng_key, task, on_fit)
+
+
+def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], None]) -> GateLearned:
+    data, training = task.train, task.training
+    view = _view(name, task)
+    everybody = np.ones((1, data.num_experts)) if task.membership is None else np.asarray(task.membership)
+    membership = None if view is None else view(everybody)
+    model, free_guide = build_method(name, data, training.hidden, task.guide, membership)
+    arguments: dict = {} if membership is None else {"membership": np.asarray(membership, np.float32)}
+    if task.classifier is not None:
+        arguments["classifier"] = task.classifier.module if name in TRAINED_ON else task.classifier
+    site = PROGRAMS[name].site
+    size = (data.num_experts if membership is None else len(membership)) + 1
+
+    def train(key: jax.Array, guide: Callable) -> FitResult:
+        return fit(
+            key,
+            model,
+            guide,
+            data.batch(),
+            training.optimizer(data.num_items),
+            epochs=training.epochs(data.num_items),
+            batch_size=training.batch(data.num_items),
+            arguments=arguments,
+            progress=False,
+            on_interrupt="raise",
+        )
+
+    bounds = [coverage_bounds(c, size - 1) for c in task.coverages]
+    if site is None:
+        fits = [train(rng_key, free_guide)]
+    elif data.x.ndim == 2:  # all coverages at once; not of images, whose convolutions are slow if vectorised
+        lower, upper = map(np.stack, zip(*bounds, strict=True))
+        keys = jnp.stack([rng_key] * len(bounds))
+        fits = [train(keys, workload(free_guide, site, lower, upper, window=training.window))]
+    else:
+        fits = []
+        for pair in bounds:
+            fits.append(train(rng_key, workload(free_guide, site, *pair, window=training.window)))
+            on_fit()
+    num_clusters = len(everybody) if name in NEED_MEMBERSHIP else None
+    return GateLearned(fits, data.annotators, site is not None, membership, view, num_clusters)
+
+
+def coverage_bounds(coverage: float, num_experts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds that fix the AI's share and leave everybody else's free.
+
+    Parameters
+    ----------
+    coverage : float
+        Share of the items that the AI decides.
+    num_experts : int
+        M, or the number of clusters.
+
+    Returns
+    -------
+    tuple of array, shape (M+1,)
+        Lower and upper bounds, the AI last.
+
+    Raises
+    ------
+    ValueError
+        If the coverage is not between 0 and 1.
+    """
+    if not 0.0 <= coverage <= 1.0:
+        raise ValueError(f"Expected coverages between 0 and 1, shares of the items, found {coverage}.")
+    return np.append(np.zeros(num_experts), coverage), np.append(np.ones(num_experts), coverage)
+
+
+def _view(name: str, task: Task) -> View | None:
+    """How a method sees memberships: LECODU as one cluster of all, without weights; rounded; or as they are."""
+    if name == "lecodu":
+        return lambda membership: np.ones((1, membership.shape[1]))
+    if name == "cluster-soft":
+        return lambda membership: membership
+    if name == "cluster-hard":
+        used = np.unique(np.asarray(task.membership).argmax(0))  # clusters that rounding leaves empty are none
+        return lambda membership: np.eye(len(used))[membership[used].argmax(0)].T
+    return None
+
+
+def _learn_population(rng_key: jax.Array, task: Task) -> PopulationLearned:
+    data, training, ai = task.train, task.training, task.classifier
+    heard = heard_people(data)
+    if not heard.any():
+        raise ValueError("Expected somebody with annotations of items of known truth for l2d-pop, found nobody.")
+    trained = train_l2d_pop(
+        rng_key,
+        data.x,
+        data.annotations[:, heard],
+        data.y,
+        data.num_categories,
+        hidden=training.hidden,
+        steps=training.steps,
+        batch_size=training.batch(data.num_items),
+        class_logits=None if ai is None else ai(jnp.asarray(data.x)),
+    )
+    psi, heard = representations(trained, data)
+    return PopulationLearned(trained, psi, data.annotators, heard, trained.class_logits if ai is None else ai)
+
+
+def _learn_pooled(rng_key: jax.Array, task: Task) -> PooledLearned:
+    data = task.train
+    membership = np.ones((1, data.num_experts)) if task.membership is None else task.membership
+    model, guide, optimizer = _pooled(task.training.pooled_steps)
+    fit_key, draw_key = jax.random.split(rng_key)
+    result = fit(
+        fit_key,
+        model,
+        guide,
+        data.batch(),
+        optimizer,
+        epochs=task.training.pooled_steps,
+        batch_size=data.num_items,
+        arguments={"membership": np.asarray(membership, np.float32), "classifier": task.classifier},
+        progress=False,
+        on_interrupt="raise",
+    )
+    return PooledLearned(PooledPeople.of(draw_key, result, people=data.annotators))
+
+
+@lru_cache(maxsize=32)
+def _pooled(steps: int) -> tuple:
+    """Return the same program, guide and optimizer for the same number of steps: they share compilations."""
+    from pl2d_ppl.guides.exact import exact
+    from pl2d_ppl.guides.normal import normal
+    from pl2d_ppl.models.pooled_l2d import pooled_l2d
+
+    guide = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))
+    return pooled_l2d, guide, optax.adam(optax.cosine_decay_schedule(0.05, steps))
+
+
+def _check(name: str, task: Task) -> None:
+    if name not in METHODS:
+        raise ValueError(f"Expected a method out of {', '.join(METHODS)}, found {name!r}.")
+    _check_experts(task.train)
+    if name in NEED_MEMBERSHIP and task.membership is None:
+        raise ValueError(f"Expected memberships of people in clusters for {name}, found none. See pl2d clusters.")
+    if name == "pooled" and task.classifier is None:
+        raise ValueError(
+            "Expected a classifier that was trained on other items for pooled, which learns from these how often it is "
+            "right, found none. See pl2d onboard."
+        )
+    if not len(task.coverages):
+        raise ValueError("Expected at least one coverage in the task, found none.")
+    if task.membership is not None:
+        if np.ndim(task.membership) != 2:
+            raise ValueError(
+                f"Expected memberships of shape (K, M), found {np.shape(task.membership)}. Of draws pass the mean, or "
+                "fit cluster_l2d itself."
+            )
+        check_membership(task.membership, num_people=task.train.num_experts, people=task.train.annotators)
+
+
+def _check_experts(data: Annotated) -> None:
+    if data.num_experts == 0:
+        raise ValueError("Expected annotations of at least one expert, found none. Simulate some: pl2d_ppl.simulate.")
+
+
+def build_method(
+    name: str,
+    data: Annotated,
+    hidden: tuple[int, ...],
+    guide: GuideName = "exact",
+    membership: np.ndarray | None = None,
+) -> Programs:
+    """Build the model and the guide of a method that is a program, for a data set.
+
+    Parameters
+    ----------
+    name : str
+        One of ``PROGRAMS``.
+    data : Annotated
+        Training data: decides the sizes of the networks.
+    hidden : tuple of int
+        Widths of the hidden layers.
+    guide : {"exact", "mean-field"}
+        Which posterior of the discrete sites.
+    membership : array, shape (K, M), optional
+        Decides the number of clusters.
+
+    Returns
+    -------
+    tuple of callable
+        Model and guide, the guide still without a workload.
+
+    Raises
+    ------
+    ValueError
+        If the method or the guide is unknown, or there is no expert.
+    """
+    if name not in PROGRAMS:
+        raise ValueError(f"Expected a method out of {', '.join(PROGRAMS)}, found {name!r}.")
+    if guide not in ("exact", "mean-field"):
+        raise ValueError(f"Expected guide exact or mean-field, found {guide!r}.")
+    _check_experts(data)
+    num_clusters = 0 if membership is None else len(membership)
+    complete = bool((data.annotations >= 0).all())
+    sizes = (data.x.shape[1:], data.num_experts, data.num_categories)
+    return _build(name, Shape(*sizes, tuple(hidden), num_clusters, complete), guide)
+
+
+@lru_cache(maxsize=32)
+def _build(name: str, shape: Shape, guide: GuideName) -> Programs:
+    """Return the same objects for the same shapes: data sets of one shape share a compilation."""
+    return PROGRAMS[name].build(shape, guide)

@@ -1,0 +1,259 @@
+"""Reports of results over seeds: kept on disk as seeds are finished, and summed up."""
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from pl2d_ppl.io import in_folder, written_whole
+
+__all__ = [
+    "add_seed",
+    "known_mean",
+    "mean_and_spread",
+    "read_report",
+    "resume_report",
+    "select_seeds",
+    "versions",
+    "write_json",
+]
+
+
+SAME_FOR_ALL_SEEDS = ("settings", "coverages", "annotators", "people", "published", "versions")
+
+
+def resume_report(path: Path | None, settings: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report that is kept at a path.
+
+    Parameters
+    ----------
+    path : Path or None
+        Where, if anywhere.
+    settings : mapping
+        What identifies the run. A report holds them under ``settings``, or beside its results.
+    otherwise : mapping
+        What to return where there is no report that can be read.
+
+    Returns
+    -------
+    dict
+        The report, with the versions of today.
+
+    Raises
+    ------
+    ValueError
+        If the report is of other settings: it would be lost.
+    """
+    known = (path and read_report(path)) or {}
+    told = known.get("settings", known)
+    if not isinstance(told, Mapping) or not set(settings) & set(told):
+        return {**otherwise, "versions": versions()}
+    others = list(_differences({name: told.get(name) for name in settings}, _plain(settings)))
+    if others:
+        raise ValueError(
+            f"Expected a report of the same settings at {path}, found one of others: {'; '.join(others)}. Choose "
+            "another --out, or delete the folder."
+        )
+    return {**known, "versions": versions()}
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Tell where nested settings differ; what is not there is as good as None."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**new, **old}:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} {_short(old)} there, {_short(new)} here"
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = "none" if value is None else json.dumps(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def add_seed(
+    path: Path | None,
+    report: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    seed: int,
+    row: Mapping[str, Any],
+    **same: Any,
+) -> dict[str, Any]:
+    """Add a seed to a report, and to what other processes have written to its file meanwhile.
+
+    Parameters
+    ----------
+    path : Path or None
+        Where the report is kept, if anywhere.
+    report : mapping
+        The report so far.
+    settings : mapping
+        As for :func:`resume_report`.
+    seed : int
+        The seed.
+    row : mapping
+        Its results; nested names are those of the report.
+    **same
+        What is the same for all seeds.
+
+    Returns
+    -------
+    dict
+        The report as it is now, with all seeds that anybody has finished.
+
+    Raises
+    ------
+    ValueError
+        If somebody has written a report of other settings meanwhile.
+    """
+    if path is None:
+        return _with_row(report, seed, row, same)
+    with _locked(path):
+        now = resume_report(path, settings, report)
+        if seed not in now["seeds"]:
+            now = _with_row(now, seed, row, same)
+        write_json(path, now)
+    return now
+
+
+def _with_row(report: Mapping[str, Any], seed: int, row: Mapping[str, Any], same: Mapping[str, Any]) -> dict[str, Any]:
+    return {**report, **same, "seeds": [*report["seeds"], seed], **_appended(report, row)}
+
+
+def _appended(lists: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists with one value more, that of a row of the same nested names."""
+    return {
+        name: _appended(lists.get(name, {}), value) if isinstance(value, Mapping) else [*lists.get(name, []), value]
+        for name, value in row.items()
+    }
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process writes a file, and keep others from it; the lock file goes with the lock."""
+    lock = path.parent / f".{path.name}.lock"
+    while True:
+        with in_folder(lock.parent):
+            file = lock.open("w")
+        with file:
+            with suppress(OSError):  # some file systems have no locks: the seed is worth more
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, lock):  # who had the lock has removed it
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def select_seeds(report: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """Return a report of some of its seeds.
+
+    Parameters
+    ----------
+    report : mapping
+        As :func:`~pl2d_ppl.experiments.seeds.run_seeds` returns it, or as ``pl2d onboard`` writes it.
+    seeds : sequence of int
+        Which, in this order.
+
+    Returns
+    -------
+    dict
+        The same with these seeds.
+    """
+    rows = [report["seeds"].index(seed) for seed in seeds]
+    return {name: value if name in SAME_FOR_ALL_SEEDS else _taken(value, rows) for name, value in report.items()}
+
+
+def _taken(value: Any, rows: Sequence[int]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _taken(v, rows) for name, v in value.items()}
+    return [value[row] for row in rows] if isinstance(value, list) else value
+
+
+def known_mean(values: Any) -> np.ndarray:
+    """Mean over the first axis of what is known.
+
+    Parameters
+    ----------
+    values : array of float, shape (S, ...)
+        NaN, or None, where a seed has no value.
+
+    Returns
+    -------
+    array of float, shape (...)
+        The mean; NaN where no seed has a value.
+    """
+    values = np.asarray(values, float)
+    known = np.isfinite(values)
+    number = known.sum(0)
+    return np.where(number, np.where(known, values, 0.0).sum(0) / np.maximum(number, 1), np.nan)
+
+
+def mean_and_spread(values: Any) -> str:
+    """Mean and standard deviation over the seeds that have a value, as text.
+
+    Parameters
+    ----------
+    values : array of float, shape (S,)
+        NaN, or None, where a seed has no value.
+
+    Returns
+    -------
+    str
+        Such as ``71.07 ± 0.40``.
+    """
+    values = np.asarray(values, float)
+    mean = known_mean(values)
+    return f"{mean:.2f} ± {np.sqrt(known_mean((values - mean) ** 2)):.2f}"
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """Return an earlier report, or None where there is none that can be read."""
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and "seeds" in report else None
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON whole or not at all; NaN becomes null."""
+    with written_whole(path) as scratch:
+        scratch.write_text(json.dumps(_plain(content), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("pl2d_ppl", "jax", "numpyro", "flax", "optax", "funsor"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,1 @@
+"""Fit a program, keep the fit, and read its posterior."""

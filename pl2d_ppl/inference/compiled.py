@@ -1,0 +1,286 @@
+"""A model and a guide, compiled: initial state, an epoch, an evaluation, network outputs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from numpyro.infer import SVI
+from numpyro.infer.svi import SVIState
+
+from pl2d_ppl.engine.elbo import EnumELBO
+from pl2d_ppl.networks import evaluation
+
+__all__ = ["PerRun", "Programs", "compile_programs"]
+
+Batch = Mapping[str, Array]
+
+
+def compile_programs(
+    model: Callable,
+    guide: Callable,
+    optimizer: optax.GradientTransformation,
+    batched: bool,
+    max_plate_nesting: int,
+    arguments: Mapping[str, Any] | None = None,
+) -> tuple["Programs", tuple[Array, ...]]:
+    """Compiled programs, and their traced leaves: the guide's, such as the bounds of a workload, and arguments.
+
+    Programs are kept: the same model, guide and optimizer, with other bounds, are not compiled again.
+    """
+    kept = _Bare(guide) if jax.tree_util.all_leaves([guide]) else guide
+    given = {name: _arrays(value) for name, value in (arguments or {}).items()}
+    leaves, structure = jax.tree.flatten((kept, given))
+    of_runs = {n: [isinstance(a, PerRun)] * len(jax.tree.leaves(a)) for n, a in given.items()}
+    has_runs = tuple(jax.tree.leaves((jax.tree.map(lambda bound: jnp.ndim(bound) > 1, kept), of_runs)))
+    if any(has_runs) and not batched:
+        raise ValueError(
+            "Expected bounds of shape (K,), and arguments that are not PerRun, with a single key, found some with an "
+            "axis of runs. Pass as many keys: jax.random.split(rng_key, runs)."
+        )
+    return _cached(model, structure, has_runs, optimizer, batched, max_plate_nesting), tuple(leaves)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PerRun:
+    """An argument of which every run of a batch has its own.
+
+    Attributes
+    ----------
+    value : pytree of array, shape (R, ...)
+        The argument, with an axis of runs in front.
+    """
+
+    value: Any
+
+
+def one_run(argument: Any, index: int = 0) -> Any:
+    """Take what one run gets of an argument."""
+    argument = _arrays(argument)
+    return jax.tree.map(lambda a: a[index], argument.value) if isinstance(argument, PerRun) else argument
+
+
+def _arrays(argument: Any) -> Any:
+    """Make arrays of what an argument consists of; a list of numbers is one."""
+    if isinstance(argument, PerRun):
+        return PerRun(_arrays(argument.value))
+    return jnp.asarray(argument) if isinstance(argument, list | tuple) else jax.tree.map(jnp.asarray, argument)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _Bare:
+    """A guide without traced leaves."""
+
+    func: Callable
+
+
+@lru_cache(maxsize=64)
+def _cached(*args) -> "Programs":
+    return Programs(*args)
+
+
+class Programs:
+    """Compiled functions of a model and a guide, for one run or, vectorised, for a batch of runs.
+
+    Parameters
+    ----------
+    model : callable
+        The model.
+    structure : PyTreeDef
+        The guide, and arguments of both programs besides data, without their traced leaves.
+    has_runs : tuple of bool
+        Which leaves have an axis of runs.
+    optimizer : optax.GradientTransformation
+        The optimizer.
+    batched : bool
+        Whether every state has an axis of runs.
+    max_plate_nesting : int
+        Number of batch dimensions that plates may use.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        structure: Any,
+        has_runs: tuple[bool, ...],
+        optimizer: optax.GradientTransformation,
+        batched: bool,
+        max_plate_nesting: int,
+    ):
+        self.model, self.batched = model, batched
+        self.signature = (model, structure, has_runs, optimizer, batched, max_plate_nesting)
+        self._structure, self._has_runs, self._optimizer = structure, has_runs, optimizer
+        self._elbo = EnumELBO(max_plate_nesting)
+        self._constrain: Callable = dict
+        self._optim: Any = None  # with _constrain set by the first trace of _init
+        self.num_items = 1
+        runs = (tuple(0 if r else None for r in has_runs), 0)
+
+        def over_runs(function: Callable, *axes: int | None) -> Callable:
+            return jax.vmap(function, (*runs, *axes)) if batched else function
+
+        self.init = jax.jit(over_runs(self._init, None))
+        self.evaluate = jax.jit(over_runs(self._evaluate, None, None))
+        self.local_loss = jax.jit(over_runs(self._local_loss, None, None))
+        self.diagnose = jax.jit(over_runs(self._diagnose, None))
+        self.outputs = jax.jit(over_runs(self._outputs, None, None))
+        self.params = jax.jit(jax.vmap(self._params) if batched else self._params)
+        self.epoch = jax.jit(
+            lambda leaves, state, key, data, size: over_runs(partial(self._epoch, size), 0, None)(
+                leaves, state, key, data
+            ),
+            static_argnums=4,
+        )
+
+    @property
+    def max_plate_nesting(self) -> int:
+        """Number of batch dimensions that plates may use."""
+        return self._elbo.max_plate_nesting
+
+    def guide(self, leaves: tuple[Array, ...]) -> Callable:
+        """Put the guide together."""
+        guide = jax.tree.unflatten(self._structure, leaves)[0]
+        return guide.func if isinstance(guide, _Bare) else guide
+
+    def call(self, leaves: tuple[Array, ...], batch: Batch) -> dict[str, Array]:
+        """Put the arguments of both programs together."""
+        arguments = jax.tree.unflatten(self._structure, leaves)[1]
+        return {**batch, **{n: a.value if isinstance(a, PerRun) else a for n, a in arguments.items()}}
+
+    def _of_run(self, leaves: tuple[Array, ...], index: int) -> tuple[Array, ...]:
+        return tuple(leaf[index] if own else leaf for leaf, own in zip(leaves, self._has_runs, strict=True))
+
+    def single(self, leaves: tuple[Array, ...], index: int) -> tuple["Programs", tuple[Array, ...]]:
+        """Return the programs of one run of a batch."""
+        leaves = self._of_run(leaves, index)
+        programs, leaves = compile_programs(
+            self.model, self.guide(leaves), self._optimizer, False, self.max_plate_nesting, self.call(leaves, {})
+        )
+        programs._constrain, programs._optim = self._constrain, self._optim
+        programs.num_items = self.num_items
+        return programs, leaves
+
+    def probe(self, leaves: tuple[Array, ...], keys: Array, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the deterministic sites of one run; the programs' own errors show here, before compilation."""
+
+        def sites(leaves: tuple[Array, ...], keys: Array) -> dict[str, Array]:
+            first = self._of_run(leaves, 0)
+            key = keys[0] if self.batched else keys
+            return self._trace(first, self._init(first, key, batch), key, batch)[0]
+
+        runs = {leaf.shape[0] for leaf, own in zip(leaves, self._has_runs, strict=True) if own}
+        if self.batched and runs and runs != {len(keys)}:
+            raise ValueError(
+                f"Expected bounds and arguments of {len(keys)} runs, one for each key, found {sorted(runs)}."
+            )
+        try:
+            return jax.eval_shape(sites, leaves, keys)
+        except TypeError as error:  # what jax and flax raise of shapes
+            shapes = {name: a.shape for name, a in batch.items()}
+            raise ValueError(
+                f"Expected data that the programs and their networks take, found a mini-batch of shapes {shapes}: "
+                f"{str(error).splitlines()[0]} Build the networks for these shapes."
+            ) from error
+
+    def _init(self, leaves: tuple[Array, ...], key: Array, batch: Batch) -> SVIState:
+        svi = SVI(self.model, self.guide(leaves), self._optimizer, self._elbo)
+        state = svi.init(key, **self.call(leaves, batch))
+        self._constrain, self._optim = svi.constrain_fn, svi.optim
+        return state
+
+    def _params(self, state: SVIState) -> dict[str, Any]:
+        """Parameters, constrained, and mutable state."""
+        return {**self._constrain(self._optim.get_params(state.optim_state)), **(state.mutable_state or {})}
+
+    def _trace(
+        self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch
+    ) -> tuple[dict[str, Array], tuple[dict, dict]]:
+        """Network outputs of the trained programs, and the traces of model and guide."""
+        _, traces = self._elbo.site_terms(
+            key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
+        )
+        model_trace = traces[0]
+        self.num_items = _weight(model_trace, batch)
+        return {n: s["value"] for n, s in model_trace.items() if s["type"] == "deterministic"}, traces
+
+    def _update(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> tuple[SVIState, tuple]:
+        """One step: the loss is the negative ELBO an item."""
+        key, step_key = jax.random.split(state.rng_key)
+        guide, arguments = self.guide(leaves), self.call(leaves, batch)
+
+        def loss(unconstrained: Any) -> tuple[Array, tuple]:
+            params = {**self._constrain(unconstrained), **(state.mutable_state or {})}
+            result = self._elbo.loss_with_mutable_state(step_key, params, self.model, guide, **arguments)
+            return result["loss"] / self.num_items, (result["mutable_state"], result["diagnostics"])
+
+        (value, (mutable, diagnostics)), optim_state = self._optim.eval_and_update(loss, state.optim_state)
+        new = SVIState(optim_state, mutable, key)
+        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.sum(self._optim.get_params(optim_state)))
+        return new, ({"loss": value, **diagnostics}, finite)
+
+    def _epoch(
+        self, batch_size: int, leaves: tuple[Array, ...], state: SVIState, key: Array, data: Batch
+    ) -> tuple[SVIState, dict[str, Array], Array, Array]:
+        """One pass over shuffled mini-batches; after a step that is not finite the state stays as it was before.
+
+        Returns the state, the history (means over the steps), whether all was finite, and the rows of the batches.
+        """
+        num_items = len(next(iter(data.values())))
+        steps = num_items // batch_size
+        rows = jax.random.permutation(key, num_items)[: steps * batch_size].reshape(steps, batch_size)
+
+        def step(carry: tuple, rows: Array) -> tuple[tuple, tuple]:
+            state, good = carry
+            new, (record, finite) = self._update(leaves, state, {n: a[rows] for n, a in data.items()})
+            good = good & finite
+            return (jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state), good), (record, good)
+
+        (state, _), (records, finite) = jax.lax.scan(step, (state, jnp.array(True)), rows)
+        return state, jax.tree.map(lambda a: a.mean(0), records), finite, rows
+
+    def _evaluate(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> Array:
+        """Loss of a batch, an item's, its networks in evaluation mode; no state changes."""
+        with evaluation():
+            terms, traces = self._elbo.site_terms(
+                key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
+            )
+        return -sum(terms.values(), start=jnp.zeros(())) / _weight(traces[0], batch)
+
+    def _local_loss(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> Array:
+        """Loss of a batch, an item's, without the sites that items share, such as a prior on weights."""
+        length = len(next(iter(batch.values())))
+        with evaluation():
+            arguments = self.call(leaves, batch)
+            terms, traces = self._elbo.site_terms(key, self._params(state), self.model, self.guide(leaves), **arguments)
+        own = {
+            (name, f"q({name})")[side]
+            for side, tr in enumerate(traces)
+            for name, site in tr.items()
+            if any(frame.size == length for frame in site.get("cond_indep_stack", ()))
+        }
+        return -sum((terms[n] for n in terms if n in own), start=jnp.zeros(())) / _weight(traces[0], batch)
+
+    def _diagnose(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> dict[str, Array]:
+        """Contributions to the ELBO by site, at the step that follows a state."""
+        _, key = jax.random.split(state.rng_key)
+        return self._elbo.site_terms(
+            key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
+        )[0]
+
+    def _outputs(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> dict[str, Array]:
+        """Network outputs, the networks in evaluation mode."""
+        with evaluation():
+            return self._trace(leaves, state, key, batch)[0]
+
+
+def _weight(model_trace: Mapping[str, dict], batch: Batch) -> int:
+    """How many items the loss stands for: the size of the plate of which the batch is a sample."""
+    length = len(next(iter(batch.values())))
+    plates = [s for s in model_trace.values() if s["type"] == "plate" and s["value"].shape[0] == length]
+    return max((s["args"][0] for s in plates), default=length)

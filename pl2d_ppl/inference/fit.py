@@ -1,0 +1,270 @@
+"""Training: SVI by epochs, each one compiled scan over shuffled mini-batches."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from numpyro.handlers import block, seed
+from numpyro.infer.autoguide import AutoGuide
+from numpyro.primitives import Messenger
+from tqdm.auto import tqdm
+
+from pl2d_ppl.checks.models import check_arguments, check_data, check_keys, check_labels
+from pl2d_ppl.inference.compiled import Programs, compile_programs, one_run
+from pl2d_ppl.inference.result import FitResult
+
+__all__ = ["NonFiniteLossError", "fit"]
+
+logger = logging.getLogger("pl2d_ppl")
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss, or a parameter, became NaN or infinite.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Where, counted from 0.
+    sites : list of str
+        Sites whose contribution to the ELBO is not finite; empty if the gradient is what is not.
+    result : FitResult
+        The fit at the last good step.
+    """
+
+    def __init__(self, epoch: int, step: int, sites: list[str], result: FitResult):
+        self.epoch, self.step, self.sites, self.result = epoch, step, sites, result
+        where = f"at site {', '.join(sites)}" if sites else "in the gradient, the loss itself being finite"
+        super().__init__(
+            f"Expected a finite loss, found NaN or infinity in epoch {epoch}, step {step}, {where}. Lower the learning "
+            "rate, clip gradients (optax.clip_by_global_norm), or look at the scale of x. The fit at the last good "
+            "step is the attribute .result of this error."
+        )
+
+
+def fit(
+    rng_key: Array,
+    model: Callable,
+    guide: Callable,
+    data: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    epochs: int,
+    batch_size: int,
+    arguments: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
+    patience: int | None = None,
+    resume: FitResult | None = None,
+    progress: bool = True,
+    on_interrupt: Literal["return", "raise"] = "return",
+    max_plate_nesting: int = 2,
+) -> FitResult:
+    """Fit a model and a guide by stochastic variational inference.
+
+    Parameters
+    ----------
+    rng_key : Array
+        A typed key; or an array of R keys, for R runs in one batch, which share the data and are compiled once.
+        Of a ``workload`` guide every run may then have its own bounds, of shape (R, K).
+    model, guide : callable
+        Programs that take the entries of ``data`` by name.
+    data : mapping of str to array, shape (N, ...)
+        What the programs take, such as ``x``, ``annotations`` and ``y``.
+    optimizer : optax.GradientTransformation
+        Any chain of optax: schedules (in steps), clipping, weight decay. The loss is the negative ELBO an item.
+    epochs : int
+        Passes over the data. Every epoch shuffles anew, and leaves out what does not fill a batch.
+    batch_size : int
+        Items a step.
+    arguments : mapping of str to pytree of array, optional
+        What both programs take besides, the same for every item, such as ``alpha`` of ``annotator_lda``, or a network.
+        It is traced: another value is not another compilation. With :class:`~pl2d_ppl.inference.compiled.PerRun` around
+        it, every run of a batch has its own.
+    validation : mapping, optional
+        Held-out data of the same form. Its loss is recorded after every epoch, with networks in evaluation mode,
+        and predictions come from the epoch at which it was lowest.
+    patience : int, optional
+        Stop when the validation loss has not fallen for so many epochs.
+    resume : FitResult, optional
+        Go on from an earlier fit of the same programs, up to ``epochs`` in all, as if it had never stopped.
+    progress : bool
+        Whether to show a progress bar.
+    on_interrupt : {"return", "raise"}
+        What Ctrl-C does: returns the fit at the end of the last epoch, with status ``interrupted``, or raises
+        KeyboardInterrupt, as is right within a larger task, which would take half a fit for a whole one.
+    max_plate_nesting : int
+        Number of batch dimensions that plates may use.
+
+    Returns
+    -------
+    FitResult
+        Parameters, history and predictions.
+
+    Raises
+    ------
+    ValueError
+        Before anything is compiled, if data or arguments do not fit together.
+    NonFiniteLossError
+        If the loss is not finite.
+    """
+    check_keys(rng_key)
+    check_data(data, batch_size, "data")
+    if validation is not None:
+        check_data(validation, 1, "validation", like=data)
+    elif patience is not None:
+        raise ValueError("Expected validation data to stop early by, found patience without. Pass validation=...")
+    if on_interrupt not in ("return", "raise"):
+        raise ValueError(f"Expected on_interrupt='return' or 'raise', found {on_interrupt!r}.")
+    if epochs < 1:
+        raise ValueError(f"Expected at least one epoch, found epochs={epochs}.")
+    check_arguments(arguments or {}, data)
+    programs, leaves = compile_programs(model, guide, optimizer, rng_key.ndim == 1, max_plate_nesting, arguments)
+    arrays = {name: jnp.asarray(a) for name, a in data.items()}
+    first = {name: a[:batch_size] for name, a in arrays.items()}
+    of_first = {n: one_run(a) for n, a in (arguments or {}).items()}
+    _set_up_autoguides(guide, rng_key if rng_key.ndim == 0 else rng_key[0], {**first, **of_first})
+    sites = programs.probe(leaves, rng_key, first)
+    check_labels(data, sites, "data")
+    check_labels(validation or {}, sites, "validation")
+    if resume is None:
+        resume = FitResult.start(programs, leaves, programs.init(leaves, rng_key, first), first)
+    else:
+        _check_resume(resume, programs, rng_key)
+        resume = resume.replace(programs=programs, leaves=leaves)
+    training = _Training(rng_key, arrays, validation, batch_size)
+    result = training.run(resume, epochs, patience, progress)
+    if result.status == "interrupted":
+        if on_interrupt == "raise":
+            raise KeyboardInterrupt
+        logger.warning("Interrupted in epoch %d; pass the result as resume= to go on.", result.epoch)
+    return result
+
+
+def _set_up_autoguides(guide: Callable, rng_key: Array, batch: Mapping[str, Array]) -> None:
+    """Call NumPyro's automatic guides once outside of compilation: what they see at first they keep."""
+    while isinstance(guide, Messenger) and guide.fn is not None:
+        guide = guide.fn
+    continuous = getattr(guide, "continuous", guide)
+    if isinstance(continuous, AutoGuide):
+        with block(), seed(rng_seed=rng_key):
+            continuous(**batch)
+
+
+def _check_resume(result: FitResult, programs: Programs, rng_key: Array) -> None:
+    if result.programs.signature != programs.signature or result.state.rng_key.shape != rng_key.shape:
+        raise ValueError(
+            "Expected to resume a fit of the same model, guide, optimizer and number of runs, found another. Pass the "
+            "objects that the fit, or load, was called with; bounds may differ."
+        )
+
+
+class _Training:
+    """The loop over epochs."""
+
+    def __init__(self, rng_key: Array, data: Mapping[str, Array], validation: Mapping | None, batch_size: int):
+        self.rng_key, self.data, self.batch_size = rng_key, data, batch_size
+        self.validation = validation and {name: jnp.asarray(a) for name, a in validation.items()}
+
+    def run(self, result: FitResult, epochs: int, patience: int | None, progress: bool) -> FitResult:
+        """Go on to a number of epochs in all."""
+        result = result.replace(status="completed")
+        bar = tqdm(
+            range(result.epoch, epochs),
+            initial=result.epoch,
+            total=epochs,
+            disable=not progress,
+            unit="epoch",
+        )
+        try:
+            for _ in bar:
+                result = self.epoch(result)
+                bar.set_postfix({k: f"{np.mean(result.history[k][-1]):.4g}" for k in _LOSSES if k in result.history})
+                if patience is not None and np.all(result.stale >= patience):
+                    return result.replace(status="stopped_early")
+        except KeyboardInterrupt:
+            return result.replace(status="interrupted")
+        finally:
+            bar.close()
+        return result
+
+    def epoch(self, result: FitResult) -> FitResult:
+        """One epoch, and its validation."""
+        programs, leaves, number = result.programs, result.leaves, result.epoch
+        fold = jax.vmap(jax.random.fold_in, (0, None)) if programs.batched else jax.random.fold_in
+        key = fold(self.rng_key, number)
+        state, record, finite, rows = programs.epoch(leaves, result.state, key, self.data, self.batch_size)
+        if not np.all(finite):
+            best_state = state if self.validation is None else result.best_state
+            raise self._not_finite(result.replace(state=state, best_state=best_state), np.asarray(finite), rows)
+        record = {name: np.asarray(value) for name, value in record.items()}
+        if self.validation is not None:
+            record["validation_loss"] = validation_loss(result.replace(state=state), self.validation, self.batch_size)
+        return result.after_epoch(state, record)
+
+    def _not_finite(self, result: FitResult, finite: np.ndarray, rows: Array) -> NonFiniteLossError:
+        """Run the failing step once more, site by site."""
+        run = int(np.argmin(finite.all(-1))) if finite.ndim > 1 else None
+        step = int(np.argmin(finite if run is None else finite[run]))
+        failed = rows[step] if run is None else rows[run, step]
+        terms = result.programs.diagnose(result.leaves, result.state, {n: a[failed] for n, a in self.data.items()})
+        values = {name: np.asarray(v) if run is None else np.asarray(v)[run] for name, v in terms.items()}
+        sites = [name for name, value in values.items() if not np.isfinite(value)]
+        return NonFiniteLossError(result.epoch, step, sites, result)
+
+
+_LOSSES = ("loss", "validation_loss")
+
+
+def validation_loss(result: FitResult, data: Mapping[str, Array], batch_size: int) -> np.ndarray:
+    """Negative ELBO an item of held-out data, the networks in evaluation mode.
+
+    Parameters
+    ----------
+    result : FitResult
+        The fit, at its current state.
+    data : mapping of str to array, shape (N, ...)
+        Held-out data.
+    batch_size : int
+        Items at a time.
+
+    Returns
+    -------
+    array, shape () or (R,)
+        The loss.
+    """
+    num_items = len(next(iter(data.values())))
+    return total_loss(result.programs.evaluate, result.leaves, result.state, data, batch_size) / num_items
+
+
+def total_loss(
+    loss: Callable, leaves: tuple[Array, ...], state: Any, data: Mapping[str, Array], batch_size: int
+) -> np.ndarray:
+    """Sum a loss over items, a batch at a time.
+
+    Parameters
+    ----------
+    loss : callable
+        Of :class:`~pl2d_ppl.inference.compiled.Programs`, such as ``evaluate``: the mean loss of a batch.
+    leaves, state : tuple of Array, SVIState
+        What it is evaluated at.
+    data : mapping of str to array, shape (N, ...)
+        The items.
+    batch_size : int
+        Items at a time.
+
+    Returns
+    -------
+    array, shape () or (R,)
+        The sum.
+    """
+    num_items = len(next(iter(data.values())))
+    total = np.zeros(())
+    for start in range(0, num_items, batch_size):
+        batch = {name: a[start : start + batch_size] for name, a in data.items()}
+        mean = np.asarray(loss(leaves, state, jax.random.key(0), batch), float)
+        total = total + mean * min(batch_size, num_items - start)
+    return total

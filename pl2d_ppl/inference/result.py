@@ -1,0 +1,279 @@
+"""What a fit gives: parameters, history, predictions, and offsets for deployment."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro.infer.svi import SVIState
+
+from pl2d_ppl.deferral.offsets import argmax_offsets
+from pl2d_ppl.inference.compiled import Programs
+
+__all__ = ["FitResult", "Prediction"]
+
+Status = Literal["started", "completed", "stopped_early", "interrupted"]
+
+
+class Prediction(NamedTuple):
+    """Predictions; of a batch of runs, every array has an axis of runs in front.
+
+    Attributes
+    ----------
+    gate : array, shape (N, M+1)
+        Probability that each expert, or the AI (last), should decide.
+    ai : array, shape (N, C)
+        The AI's probabilities of the categories.
+    decision : array of int, shape (N,)
+        Who decides: argmax of ln gate + offsets.
+    """
+
+    gate: np.ndarray
+    ai: np.ndarray
+    decision: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitResult:
+    """A fit of a model and a guide; of a batch of runs, every array has an axis of runs in front.
+
+    Attributes
+    ----------
+    programs : Programs
+        The compiled programs.
+    leaves : tuple of Array
+        Traced leaves of the guide, such as bounds.
+    state : SVIState
+        State after the last epoch, from which a fit goes on; of NumPyro's SVI.
+    best_state : SVIState
+        State at the lowest validation loss, which ``params`` and predictions come from; without validation, the
+        last.
+    best_loss : array, shape ()
+        That loss.
+    stale : array of int, shape ()
+        Epochs since.
+    epoch : int
+        Epochs that were made.
+    history : dict of str to array, shape (epochs, ...)
+        ``loss``, the negative ELBO an item; ``validation_loss``; and what the guide records, such as
+        ``z_multipliers``, ``z_mean`` and ``z_violation`` of a workload; means over the steps of an epoch.
+    status : {"started", "completed", "stopped_early", "interrupted"}
+        How it ended.
+    example : dict of str to jax.ShapeDtypeStruct
+        Shapes of a mini-batch.
+    """
+
+    programs: Programs
+    leaves: tuple[Array, ...]
+    state: SVIState
+    best_state: SVIState
+    best_loss: np.ndarray
+    stale: np.ndarray
+    epoch: int
+    history: dict[str, np.ndarray]
+    status: Status
+    example: dict[str, jax.ShapeDtypeStruct]
+
+    @classmethod
+    def start(
+        cls, programs: Programs, leaves: tuple[Array, ...], state: SVIState, batch: Mapping[str, Array]
+    ) -> "FitResult":
+        """Return a fit of no epochs."""
+        shape = state.rng_key.shape
+        example = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in batch.items()}
+        return cls(
+            programs,
+            leaves,
+            state,
+            state,
+            np.full(shape, np.inf),
+            np.zeros(shape, int),
+            0,
+            {},
+            "started",
+            example,
+        )
+
+    def replace(self, **changes: Any) -> "FitResult":
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def after_epoch(self, state: SVIState, record: Mapping[str, np.ndarray]) -> "FitResult":
+        """Return the fit after one more epoch: keep the best state by validation loss, each run its own."""
+        history = {n: np.concatenate([self.history.get(n, v[None][:0]), v[None]]) for n, v in record.items()}
+        best_state, best_loss, stale = state, self.best_loss, self.stale
+        if "validation_loss" in record:
+            loss = record["validation_loss"]
+            better = loss < self.best_loss
+            best_state = jax.tree.map(lambda new, old: _select(better, new, old), state, self.best_state)
+            best_loss, stale = np.where(better, loss, self.best_loss), np.where(better, 0, self.stale + 1)
+        return self.replace(
+            state=state,
+            best_state=best_state,
+            best_loss=best_loss,
+            stale=stale,
+            epoch=self.epoch + 1,
+            history=history,
+        )
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameters and mutable state by site name, for ``Predictive(..., params=result.params)``."""
+        return self.programs.params(self.best_state)
+
+    @property
+    def model(self) -> Callable:
+        """The model."""
+        return self.programs.model
+
+    @property
+    def guide(self) -> Callable:
+        """The guide; of a batch of runs, the guide of all with bounds of shape (R, K)."""
+        return self.programs.guide(self.leaves)
+
+    def run(self, index: int) -> "FitResult":
+        """Return one run of a batch."""
+        if not self.programs.batched:
+            raise ValueError("Expected a batch of runs to choose from, found a single run.")
+        programs, leaves = self.programs.single(self.leaves, index)
+        take = lambda tree: jax.tree.map(lambda a: a[index], tree)  # noqa: E731
+        return self.replace(
+            programs=programs,
+            leaves=leaves,
+            state=take(self.state),
+            best_state=take(self.best_state),
+            best_loss=self.best_loss[index],
+            stale=self.stale[index],
+            history={n: v[:, index] for n, v in self.history.items()},
+        )
+
+    def outputs(
+        self, x: Any, *, batch_size: int = 4096, rng_key: Array | None = None, num_samples: int = 1
+    ) -> dict[str, np.ndarray]:
+        """Outputs of the trained networks: the program's deterministic sites, networks in evaluation mode.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            Inputs.
+        batch_size : int
+            Items at a time.
+        rng_key : Array, optional
+            Needed where network weights have a posterior: of every draw the outputs are kept.
+        num_samples : int
+            Number of draws of the weights.
+
+        Returns
+        -------
+        dict of str to array, shape (draws, N, ...) or (R, draws, N, ...)
+            Such as ``gate_logits``, ``ai_logits``, ``belief_logits``.
+
+        Raises
+        ------
+        ValueError
+            If x is not of the form that the networks were trained on.
+        """
+        x = self._check_inputs(x)
+        for name, number in {"num_samples": num_samples, "batch_size": batch_size}.items():
+            if number < 1:
+                raise ValueError(f"Expected at least one as {name}, found {number}.")
+        keys = jax.random.split(jax.random.key(0) if rng_key is None else rng_key, num_samples)
+        axis = 1 if self.programs.batched else 0
+        draws = [self._draw(x, key, batch_size, axis) for key in keys]
+        return {name: np.stack([d[name] for d in draws], axis) for name in draws[0]}
+
+    def _draw(self, x: Array, key: Array, batch_size: int, axis: int) -> dict[str, np.ndarray]:
+        chunks = [
+            self.programs.outputs(self.leaves, self.best_state, key, {"x": x[i : i + batch_size]})
+            for i in range(0, len(x), batch_size)
+        ]
+        per_item = {n for n, a in chunks[0].items() if a.ndim > axis and a.shape[axis] == len(x[:batch_size])}
+        return {n: np.concatenate([np.asarray(c[n]) for c in chunks], axis) for n in per_item}
+
+    def predict(
+        self,
+        x: Any,
+        *,
+        offsets: Any = 0.0,
+        rng_key: Array | None = None,
+        num_samples: int = 1,
+        batch_size: int = 4096,
+    ) -> Prediction:
+        """Decide who answers: argmax_k of ln g_k(x) + offset_k.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            Inputs.
+        offsets : array, shape (M+1,) or (R, M+1)
+            From :meth:`offsets`.
+        rng_key, num_samples : Array, int
+            Where network weights have a posterior: probabilities are means over so many draws of it.
+        batch_size : int
+            Items at a time.
+
+        Returns
+        -------
+        Prediction
+            Gate and AI probabilities, and decisions.
+
+        Raises
+        ------
+        ValueError
+            If x is not of the form that the networks were trained on, or the program has no deterministic sites
+            ``gate_logits`` and ``ai_logits``.
+        """
+        outputs = self.outputs(x, batch_size=batch_size, rng_key=rng_key, num_samples=num_samples)
+        missing = [n for n in ("gate_logits", "ai_logits") if n not in outputs]
+        if missing:
+            raise ValueError(f"Expected deterministic sites gate_logits and ai_logits, found no {missing}. Add them.")
+        draws = -3
+        gate, ai = (np.asarray(jax.nn.softmax(outputs[n], -1)).mean(draws) for n in ("gate_logits", "ai_logits"))
+        shape = (*gate.shape[:-2], gate.shape[-1])
+        if np.shape(offsets) not in ((), shape, shape[-1:]):
+            raise ValueError(f"Expected offsets of shape {shape}, one for everybody, found {np.shape(offsets)}.")
+        shifts = np.broadcast_to(offsets, shape)[..., None, :]
+        with np.errstate(divide="ignore"):
+            decision = (np.log(gate) + shifts).argmax(-1)
+        return Prediction(gate, ai, decision)
+
+    def offsets(self, x: Any, lower: Any, upper: Any, **kwargs: Any) -> np.ndarray:
+        """Offsets with which decisions on x meet bounds on everybody's share; see :func:`argmax_offsets`.
+
+        Parameters
+        ----------
+        x : array, shape (N, ...)
+            Inputs of the training or validation part.
+        lower, upper : array_like, shape (M+1,) or (R, M+1)
+            Bounds on the shares.
+        **kwargs
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        array, shape (M+1,) or (R, M+1)
+            For ``predict(..., offsets=...)``.
+        """
+        return argmax_offsets(self.predict(x, **kwargs).gate, lower, upper)
+
+    def save(self, path: Any) -> None:
+        """Write the fit to a folder; see :func:`~pl2d_ppl.inference.checkpoint.save`."""
+        from pl2d_ppl.inference.checkpoint import save
+
+        save(self, path)
+
+    def _check_inputs(self, x: Any) -> Array:
+        x = jnp.asarray(x)
+        trained = self.example["x"].shape[1:]
+        if x.shape[1:] != trained or len(x) == 0:
+            raise ValueError(f"Expected x of shape (N, {', '.join(map(str, trained))}), found {x.shape}.")
+        if not np.isfinite(np.asarray(x)).all():
+            raise ValueError("Expected finite values in x, found NaN or infinity. Impute or leave those rows out.")
+        return x.astype(self.example["x"].dtype)
+
+
+def _select(better: np.ndarray, new: Array, old: Array) -> Array:
+    return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)

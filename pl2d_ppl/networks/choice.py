@@ -1,0 +1,32 @@
+"""A network that suits the items."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+
+from pl2d_ppl.networks.convolutional import ConvNet
+from pl2d_ppl.networks.mlp import MLP
+
+__all__ = ["network_for"]
+
+
+def network_for(item: Sequence[int], hidden: Sequence[int], outputs: int | tuple[int, ...]) -> Callable:
+    """Choose a network that suits the items: a convolutional net of images, a perceptron of anything else.
+
+    Parameters
+    ----------
+    item : sequence of int
+        Shape of an item; with three axes, an image (height, width, channels).
+    hidden : sequence of int
+        Widths of the hidden layers, or channels of the convolutions.
+    outputs : int or tuple of int
+        Shape of the output, one item's.
+
+    Returns
+    -------
+    callable
+        Function of ``rngs`` that builds it.
+    """
+    if len(item) == 3:
+        return partial(ConvNet, item[-1], tuple(hidden), outputs)
+    return partial(MLP, prod(item), tuple(hidden), outputs)

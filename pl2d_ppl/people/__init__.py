@@ -1,0 +1,1 @@
+"""Where identified people belong among clusters, and people who are partially pooled by them."""
