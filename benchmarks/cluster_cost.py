@@ -20,12 +20,12 @@ from numpyro.infer.initialization import init_to_mean
 
 from pl2d_ppl import MLP, Ensemble
 from pl2d_ppl.clusters.fit import equal_sizes
+from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.inference.compiled import compile_programs
 from pl2d_ppl.models.annotator_lda import annotator_lda
 from pl2d_ppl.models.annotator_urn import annotator_urn
-from pl2d_ppl.simulate import vote_counts
 
 FEATURES, BATCH = 128, 256
 ROWS = (

@@ -19,10 +19,11 @@ from flax import nnx
 
 from pl2d_ppl import MLP, Ensemble, fit
 from pl2d_ppl.clusters.fit import ClusterRun, ClusterTraining, fit_clusters
+from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.annotator_lda import annotator_lda
 from pl2d_ppl.people.place import sample_membership
-from pl2d_ppl.simulate import anonymise, instance_dependent_experts, vote_counts
+from pl2d_ppl.simulate import anonymise, instance_dependent_experts
 
 K = 3
 

@@ -27,10 +27,11 @@ from pl2d_ppl.baselines.l2d_pop import train_l2d_pop
 from pl2d_ppl.clusters.agreement import cosine_dissimilarity, partition_scores, within_group_spread
 from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import perplexity
+from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.models.membership import membership
 from pl2d_ppl.people.place import sample_membership
 from pl2d_ppl.people.place_in_clusters import given_votes
-from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error, vote_counts
+from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error
 
 RATES = (0.05, 0.05, 0.2, 0.2, 0.35, 0.35)
 GROUPS = np.array([0, 0, 1, 1, 2, 2])

@@ -16,7 +16,8 @@ from clusters import load
 
 from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import choose_num_clusters, perplexity, relative_perplexity_change
-from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error, vote_counts
+from pl2d_ppl.data.votes import vote_counts
+from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error
 
 RATES = np.repeat(np.linspace(0.05, 0.5, 10), 10)
 HELD_OUT = 1000

@@ -20,13 +20,13 @@ import numpy as np
 
 from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters
 from pl2d_ppl.data import Annotated
+from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.deferral.classifier import train_classifier
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.deferral.metrics import area_under_curve
 from pl2d_ppl.experiments.methods import Task, coverage_bounds, learn
 from pl2d_ppl.inference.schedule import Training
 from pl2d_ppl.people.place_in_clusters import place_people
-from pl2d_ppl.simulate import vote_counts
 
 COVERAGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 METHODS = ("naive", "prob-l2d", "two-stage", "l2d-pop", "lecodu", "cluster-soft", "cluster-hard", "pooled")

@@ -34,12 +34,12 @@ from numpyro.infer import SVI, TraceEnum_ELBO
 
 from pl2d_ppl import MLP, Ensemble, fit, instantiate, marginals, split, standardise, to_datatree, workload
 from pl2d_ppl.cli.demo import digits
+from pl2d_ppl.data.missing import drop_annotations
 from pl2d_ppl.deferral.decisions import evaluate_decisions
 from pl2d_ppl.distributions.answers import label_channel
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.prob_l2d import prob_l2d
-from pl2d_ppl.simulate import drop_annotations
 
 QUICK = bool(os.environ.get("PL2D_QUICK"))
 EPOCHS = 4 if QUICK else 60

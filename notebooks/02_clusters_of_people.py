@@ -34,12 +34,13 @@ from sklearn.datasets import load_digits
 from pl2d_ppl import MLP, Ensemble
 from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import choose_num_clusters, perplexity
+from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.annotator_lda import annotator_lda
 from pl2d_ppl.models.membership import membership
 from pl2d_ppl.people.place import maximise_membership, sample_membership
 from pl2d_ppl.plots import plot_heatmap, plot_perplexity
-from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error, vote_counts
+from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error
 
 QUICK = bool(os.environ.get("PL2D_QUICK"))
 STEPS, SEEDS = (40, 1) if QUICK else (1500, 3)

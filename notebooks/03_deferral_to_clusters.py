@@ -32,6 +32,7 @@ from sklearn.datasets import load_digits
 from pl2d_ppl import MLP, fit, fit_clusters, to_datatree, workload
 from pl2d_ppl.clusters.fit import ClusterTraining
 from pl2d_ppl.data import Annotated
+from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.deferral.classifier import train_classifier
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.distributions.empirical import membership_draws
@@ -42,7 +43,7 @@ from pl2d_ppl.models.pooled_l2d import pooled_l2d
 from pl2d_ppl.people.place_in_clusters import place_people
 from pl2d_ppl.people.pooled import PooledPeople
 from pl2d_ppl.plots import plot_heatmap
-from pl2d_ppl.simulate import anonymise, instance_dependent_experts, vote_counts
+from pl2d_ppl.simulate import anonymise, instance_dependent_experts
 
 QUICK = bool(os.environ.get("PL2D_QUICK"))
 STEPS = 30 if QUICK else 1000

@@ -18,13 +18,13 @@ from pl2d_ppl.data.tables.joining import read_features
 from pl2d_ppl.engine.projection import check_bounds
 from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.experiments.methods import GuideName, build_method
+from pl2d_ppl.experiments.plots import plot_curve
 from pl2d_ppl.experiments.reports import known_mean, mean_and_spread, select_seeds, write_json
 from pl2d_ppl.experiments.seeds import prepare_split, run_seeds
 from pl2d_ppl.inference.checkpoint import load
 from pl2d_ppl.inference.fit import fit
 from pl2d_ppl.inference.schedule import Training
 from pl2d_ppl.io import check_writable, written_whole
-from pl2d_ppl.plots import plot_curve
 
 __all__ = [
     "CurveOptions",

@@ -13,13 +13,13 @@ from pl2d_ppl.data import Annotated
 from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.experiments.curve import coverage_bounds
 from pl2d_ppl.experiments.methods import build_method
+from pl2d_ppl.experiments.plots import plot_curve
 from pl2d_ppl.experiments.reports import write_json
 from pl2d_ppl.experiments.seeds import prepare_split, run_seeds
 from pl2d_ppl.inference.arviz import to_datatree
 from pl2d_ppl.inference.fit import fit
 from pl2d_ppl.inference.schedule import Training
 from pl2d_ppl.io import check_writable, written_whole
-from pl2d_ppl.plots import plot_curve
 from pl2d_ppl.simulate import superclass_experts
 
 __all__ = ["digits", "run_demo"]

@@ -28,9 +28,10 @@ from pl2d_ppl.experiments.onboarding import (
     open_workplace,
     set_up_firm,
 )
+from pl2d_ppl.experiments.plots import plot_onboarding
 from pl2d_ppl.experiments.reports import add_seed, mean_and_spread, resume_report, select_seeds
 from pl2d_ppl.io import check_writable
-from pl2d_ppl.plots import plot_heatmap, plot_onboarding
+from pl2d_ppl.plots import plot_heatmap
 from pl2d_ppl.simulate import realised_error
 
 __all__ = ["onboard_table", "run_onboard"]

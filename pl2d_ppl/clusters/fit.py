@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from pl2d_ppl.clusters.lda_evidence import evidence_states, lda_evidence
+from pl2d_ppl.data.votes import votes_of_counts
 from pl2d_ppl.engine.marginals import marginals
 from pl2d_ppl.inference.compiled import PerRun
 from pl2d_ppl.inference.fit import fit, total_loss
 from pl2d_ppl.inference.result import FitResult
 from pl2d_ppl.networks import Ensemble, network_for
-from pl2d_ppl.simulate import votes_of_counts
 
 __all__ = ["ClusterRun", "ClusterTraining", "equal_sizes", "fit_clusters", "held_out"]
 

@@ -70,7 +70,7 @@ def lda_evidence(votes: Any, cluster_log_probs: Any, alpha: Any, *, max_states: 
     ----------
     votes : array of int, shape (N, L)
         Anonymous votes, -1 where an item has fewer than L. Of counts, pass
-        :func:`~pl2d_ppl.simulate.votes_of_counts`.
+        :func:`~pl2d_ppl.data.votes.votes_of_counts`.
     cluster_log_probs : array, shape (N, K, C)
         ln h_k(c | x_i), normalised over c; -inf is allowed.
     alpha : float or array of shape (K,)

@@ -28,6 +28,8 @@ from .images.transforms import RandomCrop as RandomCrop
 from .images.transforms import RandomFlip as RandomFlip
 from .images.transforms import Resize as Resize
 from .images.transforms import Views as Views
+from .missing import drop_annotations as drop_annotations
+from .missing import subset_annotators as subset_annotators
 from .npz import read_npz as read_npz
 from .npz import write_npz as write_npz
 from .source import Part as Part
@@ -37,3 +39,5 @@ from .splits import standardise as standardise
 from .tables.reading import read_table as read_table
 from .tables.writing import write_table as write_table
 from .tfds.load import load_tfds as load_tfds
+from .votes import vote_counts as vote_counts
+from .votes import votes_of_counts as votes_of_counts

@@ -19,9 +19,10 @@ from pl2d_ppl.data.checks import (
     items_of,
     labels_of,
 )
+from pl2d_ppl.data.missing import drop_annotations
 from pl2d_ppl.data.source import gather, is_source, take
 from pl2d_ppl.data.summary import Summary, summarise
-from pl2d_ppl.simulate.missing import drop_annotations
+from pl2d_ppl.plots import plot_missing
 
 __all__ = ["Annotated"]
 
@@ -175,7 +176,7 @@ class Annotated:
         return dataclasses.replace(self, annotations=self.annotations[:, columns], annotators=people, subset=True)
 
     def drop_annotations(self, rng_key: Any, rate: ArrayLike, *, at_least_one: bool = False) -> "Annotated":
-        """Make annotations missing at random; see :func:`~pl2d_ppl.simulate.drop_annotations`.
+        """Make annotations missing at random; see :func:`~pl2d_ppl.data.missing.drop_annotations`.
 
         Parameters
         ----------
@@ -267,12 +268,16 @@ class Annotated:
 
     def summary(self) -> Summary:
         """Summarise who annotated how much, how well, and how far people agree; it prints as a table."""
-        return summarise(self)
+        return summarise(
+            self.annotations,
+            self.y,
+            annotators=self.annotators,
+            num_categories=self.num_categories,
+            votes=0 if self.counts is None else int(self.counts.sum()),
+        )
 
     def plot_missing(self, ax: Any = None) -> Any:
         """Draw who annotated what; see :func:`~pl2d_ppl.plots.plot_missing`."""
-        from pl2d_ppl.plots import plot_missing
-
         return plot_missing(self.annotations, self.annotators, ax=ax)
 
 

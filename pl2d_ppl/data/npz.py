@@ -13,8 +13,8 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from pl2d_ppl.data.annotated import Annotated, expert_names
+from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.io import written_whole
-from pl2d_ppl.simulate.anonymous import vote_counts
 
 __all__ = ["read_npz", "write_npz"]
 

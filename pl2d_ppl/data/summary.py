@@ -1,13 +1,9 @@
 """What there is in a data set: who annotated how much, how well, and how far people agree."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from pl2d_ppl.data.annotated import Annotated
 
 __all__ = ["Summary", "summarise"]
 
@@ -78,41 +74,51 @@ class Summary:
         return "\n".join([*lines, f"most frequent, who annotated together: {shown}"])
 
 
-def summarise(data: "Annotated") -> Summary:
+def summarise(
+    annotations: NDArray, y: NDArray, *, annotators: tuple[str, ...], num_categories: int, votes: int = 0
+) -> Summary:
     """Summarise a data set.
 
     Parameters
     ----------
-    data : Annotated
-        N items and M experts.
+    annotations : array of int, shape (N, M)
+        What people said, -1 where missing.
+    y : array of int, shape (N,)
+        Truth, -1 where unknown.
+    annotators : tuple of str, length M
+        Names.
+    num_categories : int
+        Number of categories C.
+    votes : int
+        Number of anonymous votes.
 
     Returns
     -------
     Summary
         What there is.
     """
-    given = data.annotations >= 0
-    judged = given & (data.y >= 0)[:, None]
-    right = (judged & (data.annotations == data.y[:, None])).sum(0)
-    counts = _count(data.annotations, data.num_categories)
+    given = annotations >= 0
+    judged = given & (y >= 0)[:, None]
+    right = (judged & (annotations == y[:, None])).sum(0)
+    counts = _count(annotations, num_categories)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
         accuracy = right / judged.sum(0)
         pairs = counts.sum(1)
         agreement = (counts * (counts - 1)).sum() / np.float64((pairs * (pairs - 1)).sum())
     numbers, items = np.unique(given.sum(1), return_counts=True)
     return Summary(
-        data.num_items,
-        data.num_experts,
-        data.num_categories,
-        int((data.y >= 0).sum()),
-        dict(zip(data.annotators, given.sum(0).tolist(), strict=True)),
+        given.shape[0],
+        given.shape[1],
+        num_categories,
+        int((y >= 0).sum()),
+        dict(zip(annotators, given.sum(0).tolist(), strict=True)),
         float(1 - given.mean()) if given.size else float("nan"),
-        dict(zip(data.annotators, accuracy.tolist(), strict=True)),
+        dict(zip(annotators, accuracy.tolist(), strict=True)),
         dict(zip(numbers.tolist(), items.tolist(), strict=True)),
-        _patterns(given, data.annotators),
+        _patterns(given, annotators),
         float(agreement),
-        _plurality(counts, data.y),
-        0 if data.counts is None else int(data.counts.sum()),
+        _plurality(counts, y),
+        votes,
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pl2d_ppl.clusters.fit import ClusterRun, ClusterTraining, ProgramName, fit_clusters
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.data.splits import mean_and_scale
+from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.deferral.classifier import train_classifier
 from pl2d_ppl.experiments.curve import evaluate_curve
 from pl2d_ppl.experiments.learned import Learned
@@ -21,7 +22,7 @@ from pl2d_ppl.inference.schedule import Training
 from pl2d_ppl.networks import Frozen
 from pl2d_ppl.people.membership import Membership
 from pl2d_ppl.people.place_in_clusters import place_people
-from pl2d_ppl.simulate import anonymise, instance_dependent_experts, vote_counts
+from pl2d_ppl.simulate import anonymise, instance_dependent_experts
 
 __all__ = [
     "Firm",

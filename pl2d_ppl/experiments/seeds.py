@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from pl2d_ppl.data import Annotated, split, standardise
+from pl2d_ppl.data.missing import drop_annotations
 from pl2d_ppl.experiments.curve import coverage_curve
 from pl2d_ppl.experiments.reports import add_seed, resume_report
-from pl2d_ppl.simulate import drop_annotations, simulate_people
+from pl2d_ppl.simulate import simulate_people
 
 __all__ = ["SIMULATED_EXPERTS", "prepare_split", "run_seeds"]
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
 
 from pl2d_ppl.checks.models import check_key
-from pl2d_ppl.simulate._checks import check_choice, integers, shares, truth
+from pl2d_ppl.checks.values import check_choice, integers, shares, truth
 from pl2d_ppl.simulate.rates import Mode, check_rate, item_rates
 
 __all__ = ["instance_dependent_experts"]

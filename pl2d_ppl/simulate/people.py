@@ -2,18 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.simulate._checks import check_choice, check_count
+from pl2d_ppl.checks.values import check_choice, check_count
+from pl2d_ppl.data.annotated import Annotated
 from pl2d_ppl.simulate.instance import instance_dependent_experts
 from pl2d_ppl.simulate.superclass import superclass_experts
-
-if TYPE_CHECKING:  # which imports this package
-    from pl2d_ppl.data.annotated import Annotated
 
 __all__ = ["simulate_people"]
 
@@ -22,14 +20,14 @@ Kind = Literal["instance", "superclass"]
 
 def simulate_people(
     rng_key: JaxArrayLike,
-    data: "Annotated",
+    data: Annotated,
     kind: Kind = "instance",
     *,
     num_people: int = 2,
     features: ArrayLike | None = None,
     annotators: Iterable[str] | None = None,
     **settings: Any,
-) -> "Annotated":
+) -> Annotated:
     """Let simulated people annotate a data set, in place of those who did.
 
     Parameters
@@ -100,7 +98,7 @@ def _check_settings(simulator: Callable, settings: dict[str, Any], required: tup
         raise ValueError(f"{simulator.__name__} takes {', '.join(known)}, found {found}; correct it, or add it.")
 
 
-def _coarse(data: "Annotated") -> NDArray:
+def _coarse(data: Annotated) -> NDArray:
     if data.coarse is None:
         raise ValueError(
             "`data` must have superclasses, `coarse`, for kind='superclass', found none; add them, or take 'instance'."
@@ -108,7 +106,7 @@ def _coarse(data: "Annotated") -> NDArray:
     return data.coarse
 
 
-def _flat(data: "Annotated", features: ArrayLike | None) -> NDArray:
+def _flat(data: Annotated, features: ArrayLike | None) -> NDArray:
     x = np.asarray(data.read().x if features is None else features)
     if len(x) != data.num_items or x.size == 0:
         raise ValueError(

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import truncnorm
 
-from pl2d_ppl.simulate._checks import check_choice, integers, labels, shares
+from pl2d_ppl.checks.values import check_choice, integers, labels, shares
 
 __all__ = ["expected_rate", "realised_error"]
 

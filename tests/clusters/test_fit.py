@@ -13,8 +13,8 @@ from pl2d_ppl.cli.app import app
 from pl2d_ppl.clusters.fit import ClusterTraining, equal_sizes, fit_clusters, held_out
 from pl2d_ppl.clusters.lda_evidence import lda_evidence
 from pl2d_ppl.data import read_npz
+from pl2d_ppl.data.votes import votes_of_counts
 from pl2d_ppl.plots import plot_heatmap, plot_perplexity
-from pl2d_ppl.simulate import votes_of_counts
 
 QUICK = ClusterTraining(hidden=(8,), steps=6, batch_size=32)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from pl2d_ppl.data import Annotated, read_npz, split, standardise, write_npz
-from pl2d_ppl.simulate import drop_annotations
+from pl2d_ppl.data.missing import drop_annotations
 
 FIELDS = ("x", "y", "annotations", "group", "coarse", "counts", "items", "classes", "annotators")
 

@@ -16,10 +16,10 @@ from pl2d_ppl.cli.commands import curve_table
 from pl2d_ppl.deferral.decisions import evaluate_decisions, expert_accuracy
 from pl2d_ppl.experiments.curve import coverage_curve
 from pl2d_ppl.experiments.methods import coverage_bounds
+from pl2d_ppl.experiments.plots import plot_curve
 from pl2d_ppl.experiments.reports import add_seed, known_mean, read_report, select_seeds, write_json
 from pl2d_ppl.experiments.seeds import prepare_split, run_seeds
 from pl2d_ppl.inference.schedule import Training
-from pl2d_ppl.plots import plot_curve
 
 KEY = jax.random.key(0)
 TINY = Training(hidden=(8,), steps=6, batch_size=16)

@@ -29,9 +29,9 @@ from pl2d_ppl.experiments.onboarding import (
     replaced_people,
     set_up_firm,
 )
+from pl2d_ppl.experiments.plots import plot_onboarding
 from pl2d_ppl.inference.schedule import Training
 from pl2d_ppl.networks import Frozen
-from pl2d_ppl.plots import plot_onboarding
 
 KEY = jax.random.key(0)
 SLOW = pytest.mark.slow

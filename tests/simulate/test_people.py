@@ -7,17 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare, kstest, truncnorm
 
-from pl2d_ppl.simulate import (
-    anonymise,
-    drop_annotations,
-    expected_rate,
-    instance_dependent_experts,
-    realised_error,
-    subset_annotators,
-    superclass_experts,
-    vote_counts,
-    votes_of_counts,
-)
+from pl2d_ppl.data.missing import drop_annotations, subset_annotators
+from pl2d_ppl.data.votes import vote_counts, votes_of_counts
+from pl2d_ppl.simulate import anonymise, expected_rate, instance_dependent_experts, realised_error, superclass_experts
 from pl2d_ppl.simulate.instance import _weights
 from pl2d_ppl.simulate.rates import item_rates
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
 
 from pl2d_ppl.checks.models import check_key
-from pl2d_ppl.simulate._checks import check_count, labels, shares
+from pl2d_ppl.checks.values import check_count, labels, shares
 
 __all__ = ["drop_annotations", "subset_annotators"]
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pl2d_ppl.simulate import drop_annotations, realised_error, superclass_experts
+from pl2d_ppl.data.missing import drop_annotations
+from pl2d_ppl.simulate import realised_error, superclass_experts
 
 NUM_ITEMS = 20_000
 Y = np.random.default_rng(0).integers(0, 9, NUM_ITEMS)
