@@ -13,7 +13,8 @@ from jax.nn import log_softmax
 from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 
-from pl2d_ppl.checks.models import check_concentration, check_vote_values, check_votes
+from pl2d_ppl.checks.concentration import check_concentration
+from pl2d_ppl.checks.votes import check_vote_values, check_votes
 from pl2d_ppl.networks import instantiate
 
 __all__ = ["annotator_lda"]

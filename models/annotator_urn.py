@@ -11,7 +11,7 @@ from jax import Array
 from jax.nn import log_sigmoid, log_softmax, one_hot
 from numpyro.contrib.module import nnx_module
 
-from pl2d_ppl.checks.models import check_staff, check_votes
+from pl2d_ppl.checks.votes import check_staff, check_votes
 from pl2d_ppl.distributions.staff_votes import StaffVotes, right_votes
 from pl2d_ppl.networks import instantiate
 

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.handlers import mask
 
-from pl2d_ppl.checks.models import check_concentration
+from pl2d_ppl.checks.concentration import check_concentration
 from pl2d_ppl.distributions.categorical_mixture import CategoricalMixture
 
 __all__ = ["membership"]

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from numpyro.distributions import CategoricalLogits, CategoricalProbs
 from numpyro.handlers import seed, substitute, trace
 
+from pl2d_ppl.checks.names import listed, names_of
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.engine.coordinate_ascent import coordinate_ascent
 from pl2d_ppl.engine.factors import is_dirichlet, unwrap
 from pl2d_ppl.engine.program import freeze
+from pl2d_ppl.engine.program_key import ProgramKey
 from pl2d_ppl.networks import evaluation
-from pl2d_ppl.people.annotations import ProgramKey, check_annotations, check_largest, listed, names_of, padded_length
+from pl2d_ppl.people.annotations import check_annotations, padded_length
 from pl2d_ppl.people.membership import Membership
 
 __all__ = ["average_dirichlet"]
@@ -86,11 +88,9 @@ def average_dirichlet(
     for name, number in {"max_sweeps": max_sweeps, "batch_size": batch_size}.items():
         if number < 1:
             raise ValueError(f"Expected at least one as {name}, found {number}.")
-    said, names = check_annotations(annotations, len(x), people)
     program = ProgramKey(model)
     num_clusters, num_categories = _sizes(model, params, jnp.asarray(x[:1]))
-    if num_categories is not None:
-        check_largest(said, names, num_categories)
+    said, names = check_annotations(annotations, len(x), people, num_categories)
     cluster_names = names_of(clusters, num_clusters, "cluster")
 
     person, item = np.nonzero(said.T >= 0)

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.checks.models import check_data
+from pl2d_ppl.checks.data import check_data
+from pl2d_ppl.checks.labels import check_labels
 
 __all__ = ["beta_representation", "check_context"]
 
@@ -76,20 +77,10 @@ def check_context(annotations: ArrayLike, y: ArrayLike, num_categories: int) -> 
     ValueError
         If shapes, types or ranges are wrong.
     """
-    annotations, y = np.asarray(annotations), np.asarray(y)
-    if annotations.ndim != 2 or y.ndim != 1 or annotations.shape[1] == 0:
-        raise ValueError(
-            "Expected annotations of shape (N, M) and y of shape (N,), for M people and N context items, found "
-            f"{annotations.shape} and {y.shape}. Give one column a person."
-        )
     if num_categories < 2:
         raise ValueError(f"Expected at least two categories, found num_categories={num_categories}.")
+    y = check_labels("y", y, ("N",), num_categories)
+    annotations = check_labels("annotations", annotations, (len(y), "M"), num_categories)
     check_data({"annotations": annotations, "y": y}, 1, "the context")
-    for name, labels in (("annotations", annotations), ("y", y)):
-        if labels.max() >= num_categories:
-            raise ValueError(
-                f"Expected {name} in -1..{num_categories - 1}, found {labels.max()}. Raise num_categories, or mend "
-                "the labels."
-            )
     # Signed, as 8-bit labels would wrap around at -1.
     return annotations.astype(np.int32), y.astype(np.int32)

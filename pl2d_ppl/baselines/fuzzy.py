@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.checks.models import check_key
+from pl2d_ppl.checks.keys import check_key
 
 __all__ = ["fuzzy_partition"]
 

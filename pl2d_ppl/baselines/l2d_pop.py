@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from pl2d_ppl.baselines import population
 from pl2d_ppl.baselines.ea_l2d import check_context
 from pl2d_ppl.baselines.population import PopulationL2D
-from pl2d_ppl.checks.models import check_data, check_key
+from pl2d_ppl.checks.data import check_data
+from pl2d_ppl.checks.keys import check_key
 
 __all__ = ["PopulationFit", "PopulationL2D", "train_l2d_pop"]
 

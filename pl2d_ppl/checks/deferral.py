@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pl2d_ppl.checks.bounds import SLACK, check_bounds
+from pl2d_ppl.checks.names import listed
+from pl2d_ppl.checks.probabilities import TOLERANCE
 from pl2d_ppl.checks.warn import warn
-from pl2d_ppl.engine.projection import SLACK, check_bounds
-from pl2d_ppl.people.annotations import TOLERANCE, listed
 
 __all__ = [
     "check_bounds_of_day",
     "check_draws",
     "check_parts",
-    "check_probs",
     "check_staff_of_day",
     "chosen_names",
     "warn_of_missed_bounds",
@@ -22,21 +22,6 @@ __all__ = [
 
 MANY = 20  # names in a message, where they say what to pass
 PRECISION = 1e-4  # of shares, of which who decides within an option is found in float32
-
-
-def check_probs(name: str, probs: Any) -> NDArray[np.floating]:
-    """Check probabilities, a row an item."""
-    probs = np.asarray(probs, float)
-    if probs.ndim != 2 or 0 in probs.shape:
-        raise ValueError(f"Expected {name} of shape (N, ...), one row an item, found {probs.shape}.")
-    bad = ~(np.abs(probs.sum(1) - 1) <= TOLERANCE) | ~(probs >= 0).all(1)  # NaN too
-    if bad.any():
-        item = int(bad.argmax())
-        raise ValueError(
-            f"Expected {name} as probabilities that sum to one in every row, found {probs[item].round(4).tolist()} for "
-            f"item {item}. Pass probabilities, not logits."
-        )
-    return probs
 
 
 def check_parts(log_gate: NDArray, ai: NDArray, people_probs: NDArray) -> None:

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
+from pl2d_ppl.checks.bounds import check_bounds
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.data import Annotated, read_data, standardise
 from pl2d_ppl.data.files.formats import digest, format_of
 from pl2d_ppl.data.splits import mean_and_scale
 from pl2d_ppl.data.tables.joining import read_features
-from pl2d_ppl.engine.projection import check_bounds
 from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.experiments.methods import GuideName, build_method
 from pl2d_ppl.experiments.plots import plot_curve

@@ -7,9 +7,9 @@ columns sum to one; a hard partition is one of zeros and ones.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["cosine_dissimilarity", "partition_scores", "within_group_spread"]
+from pl2d_ppl.checks.probabilities import check_probabilities
 
-TOLERANCE = 1e-3  # of the sums of columns, which float32 and rounding for print leave a little off one
+__all__ = ["cosine_dissimilarity", "partition_scores", "within_group_spread"]
 
 
 def partition_scores(groups: ArrayLike, membership: ArrayLike) -> dict[str, float]:
@@ -75,7 +75,7 @@ def cosine_dissimilarity(membership: ArrayLike) -> float:
     ----------
     "Learning to Defer on Anonymously-Annotated Data", Table 2.
     """
-    membership = _membership(membership)
+    membership = check_probabilities("membership", membership, "KM", axis=0)
     num_people = membership.shape[1]
     if num_people < 2:
         raise ValueError("Expected at least two people, found 1. A single person is dissimilar to nobody.")
@@ -111,28 +111,8 @@ def within_group_spread(groups: ArrayLike, membership: ArrayLike) -> float:
     return max(float(np.ptp(membership[:, groups == group], axis=1).max()) for group in np.unique(groups))
 
 
-def _membership(membership: ArrayLike) -> NDArray[np.float64]:
-    membership = np.asarray(membership, float)
-    if membership.ndim != 2 or membership.size == 0:
-        raise ValueError(
-            f"Expected a membership of shape (K, M), found {membership.shape}. Give one row a cluster and one column "
-            "a person."
-        )
-    if not (membership >= -TOLERANCE).all() or not np.isfinite(membership).all():
-        bad = membership[~(membership >= -TOLERANCE) | ~np.isfinite(membership)][0]
-        raise ValueError(f"Expected a membership of shares in [0, 1], found {bad}. Pass probabilities, not logits.")
-    sums = membership.sum(0)
-    worst = np.abs(sums - 1).argmax()
-    if abs(sums[worst] - 1) > TOLERANCE:
-        raise ValueError(
-            f"Expected columns that sum to one, found {sums[worst]:.6g} in column {worst} of shape {membership.shape}. "
-            "Normalise over clusters, or transpose an array of shape (M, K)."
-        )
-    return membership
-
-
-def _groups(groups: ArrayLike, membership: ArrayLike) -> tuple[NDArray, NDArray[np.float64]]:
-    groups, membership = np.asarray(groups), _membership(membership)
+def _groups(groups: ArrayLike, membership: ArrayLike) -> tuple[NDArray, NDArray[np.floating]]:
+    groups, membership = np.asarray(groups), check_probabilities("membership", membership, "KM", axis=0)
     if groups.shape != membership.shape[1:] or groups.dtype.kind not in "iu":
         raise ValueError(
             f"Expected groups as integers of shape {membership.shape[1:]}, one a column of the membership, found dtype "

@@ -34,7 +34,7 @@ import optax
 from jax import Array
 from jax.scipy.special import digamma, polygamma
 
-from pl2d_ppl.checks.models import check_concentration
+from pl2d_ppl.checks.concentration import check_concentration
 
 __all__ = ["NewtonState", "fit_concentration", "newton_log_concentration", "with_newton"]
 

@@ -23,13 +23,15 @@ from jax import Array
 from jax.nn import logsumexp
 from numpy.typing import NDArray
 
-from pl2d_ppl.checks.models import check_concentration, check_votes
+from pl2d_ppl.checks.concentration import check_concentration
+from pl2d_ppl.checks.labels import check_labels
+from pl2d_ppl.checks.probabilities import check_probabilities
+from pl2d_ppl.checks.votes import check_votes
 
 __all__ = ["evidence_states", "lda_evidence"]
 
 IMPOSSIBLE = -1e30  # stands for ln 0, at which gradients of logsumexp would be NaN
 CHUNK = 2**24  # coefficients that a reverse pass holds at once: 64 MiB in float32
-TOLERANCE = 1e-3  # of the sums of probabilities
 
 
 def evidence_states(num_votes: int, num_clusters: int) -> int:
@@ -110,27 +112,12 @@ def lda_evidence(votes: Any, cluster_log_probs: Any, alpha: Any, *, max_states: 
 
 def _check_values(votes: Array, log_h: Array) -> None:
     """Check what is not traced."""
-    if not jnp.issubdtype(votes.dtype, jnp.integer) or not jnp.issubdtype(log_h.dtype, jnp.floating):
-        raise ValueError(
-            f"Expected votes as integers and log-probabilities as floats, found {votes.dtype} and {log_h.dtype}. "
-            "Encode votes as 0..C-1, -1 missing."
-        )
+    if not jnp.issubdtype(log_h.dtype, jnp.floating):
+        raise ValueError(f"Expected log-probabilities as floats, found {log_h.dtype}. Pass log_softmax of logits.")
     if not isinstance(votes, jax.core.Tracer):
-        known = np.asarray(votes)
-        outside = known[(known < -1) | (known >= log_h.shape[2])]
-        if outside.size:
-            raise ValueError(
-                f"Expected votes in 0..{log_h.shape[2] - 1}, or -1 for none, found {outside[0]}. Encode categories as "
-                "the networks do."
-            )
-    if not isinstance(log_h, jax.core.Tracer):
-        sums = np.exp(np.asarray(log_h)).sum(-1)
-        if not np.allclose(sums, 1, rtol=0, atol=TOLERANCE):
-            worst = sums.flat[np.abs(sums - 1).argmax()]
-            raise ValueError(
-                f"Expected log-probabilities whose exponentials sum to one over categories, found {worst:.6g}. Pass "
-                "log_softmax of logits."
-            )
+        check_labels("votes", votes, num_categories=log_h.shape[2])
+    if not isinstance(log_h, jax.core.Tracer) and log_h.size:
+        check_probabilities("exp(log_h)", np.exp(np.asarray(log_h)), "NKC")
 
 
 @jax.jit

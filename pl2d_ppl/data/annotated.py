@@ -8,17 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pl2d_ppl.checks.labels import check_labels
+from pl2d_ppl.checks.names import distinct_names
 from pl2d_ppl.checks.warn import warn
-from pl2d_ppl.data.checks import (
-    coarse_of,
-    counts_of,
-    distinct_names,
-    features_of,
-    group_of,
-    indices_of,
-    items_of,
-    labels_of,
-)
+from pl2d_ppl.data.checks import coarse_of, counts_of, features_of, group_of, indices_of, items_of
 from pl2d_ppl.data.missing import drop_annotations
 from pl2d_ppl.data.source import gather, is_source, take
 from pl2d_ppl.data.summary import Summary, summarise
@@ -93,8 +86,10 @@ class Annotated:
         items = (len(x),)
         values = {
             "x": x,
-            "y": labels_of("y", self.y, items, len(classes)),
-            "annotations": labels_of("annotations", self.annotations, (len(x), len(annotators)), len(classes)),
+            "y": check_labels("y", self.y, items, len(classes)).astype(np.int32, copy=False),
+            "annotations": check_labels(
+                "annotations", self.annotations, (len(x), len(annotators)), len(classes), people=annotators
+            ).astype(np.int32, copy=False),
             "group": None if self.group is None else group_of(self.group, items),
             "classes": classes,
             "annotators": annotators,

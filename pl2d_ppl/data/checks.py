@@ -1,26 +1,15 @@
 """Checks of the arrays of a data set, before anything is compiled for them."""
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pl2d_ppl.checks.labels import check_labels
 from pl2d_ppl.data.source import is_source
 
-__all__ = ["coarse_of", "counts_of", "distinct_names", "features_of", "group_of", "indices_of", "items_of", "labels_of"]
-
-
-def distinct_names(field: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Check names."""
-    if isinstance(names, str):
-        raise ValueError(f"`{field}` must be several names, found the string {names!r}; wrap it in a tuple.")
-    names = tuple(str(name) for name in names)
-    repeated = sorted(name for name, number in Counter(names).items() if number > 1)
-    if repeated:
-        raise ValueError(f"`{field}` must be distinct names, found {repeated[0]!r} more than once; rename it.")
-    return names
+__all__ = ["coarse_of", "counts_of", "features_of", "group_of", "indices_of", "items_of"]
 
 
 def features_of(x: Any) -> Any:
@@ -56,32 +45,6 @@ def _shaped(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
     return values
 
 
-def _integers(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
-    values = _shaped(field, values, shape)
-    # An array without elements has no dtype of its own choosing: np.zeros((N, 0)) is float64.
-    if values.size and values.dtype.kind not in "iu":
-        raise ValueError(
-            f"`{field}` must have an integer dtype, found {values.dtype}; put −1 where a label is missing "
-            "and cast with `.astype(int)`."
-        )
-    return values
-
-
-def labels_of(field: str, values: ArrayLike, shape: tuple[int, ...], num_categories: int) -> NDArray:
-    """Check labels, -1 where missing."""
-    values = _integers(field, values, shape)
-    bad = np.argwhere((values < -1) | (values >= num_categories))
-    if len(bad):
-        first = tuple(bad[0])
-        place = ", ".join(f"{axis} {index}" for axis, index in zip(("row", "column"), first, strict=False))
-        raise ValueError(
-            f"`{field}` must lie in −1..{num_categories - 1} for {num_categories} classes, found "
-            f"{values[first]} in {place} ({len(bad)} such values); correct the label, or name its class in "
-            "`classes`."
-        )
-    return values.astype(np.int32, copy=False)
-
-
 def group_of(values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
     """Check groups."""
     values = _shaped("group", values, shape)
@@ -92,14 +55,8 @@ def group_of(values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
 
 def coarse_of(values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
     """Check superclasses."""
-    values = _integers("coarse", values, shape)
-    if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
-        row = int(np.argmax((values < 0) | (values > np.iinfo(np.int32).max)))
-        raise ValueError(
-            f"`coarse` must hold superclasses 0, 1, ..., found {values[row]} in row {row}; give every item "
-            "its superclass, or leave `coarse` out."
-        )
-    return values.astype(np.int32, copy=False)
+    most = np.iinfo(np.int32).max
+    return check_labels("coarse", values, shape, most, least=0, noun="superclasses").astype(np.int32, copy=False)
 
 
 def indices_of(indices: NDArray, num_items: int) -> NDArray:
@@ -120,14 +77,7 @@ def indices_of(indices: NDArray, num_items: int) -> NDArray:
 
 def counts_of(counts: ArrayLike, shape: tuple[int, int]) -> NDArray:
     """Check numbers of votes of shape (N, C)."""
-    counts = _integers("counts", counts, shape)
-    if counts.size and counts.min() < 0:
-        row, column = np.argwhere(counts < 0)[0]
-        raise ValueError(
-            f"`counts` must be numbers of votes from 0 up, found {counts[row, column]} in row {row}, column {column}; "
-            "where nobody voted put 0."
-        )
-    return counts.astype(np.int32, copy=False)
+    return check_labels("counts", counts, shape, least=0, noun="numbers of votes").astype(np.int32, copy=False)
 
 
 def items_of(items: Iterable[str], num_items: int) -> NDArray:

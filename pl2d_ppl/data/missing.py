@@ -8,8 +8,9 @@ import numpy as np
 from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.checks.models import check_key
-from pl2d_ppl.checks.values import check_count, labels, shares
+from pl2d_ppl.checks.keys import check_key
+from pl2d_ppl.checks.labels import check_labels
+from pl2d_ppl.checks.values import check_count, shares
 
 __all__ = ["drop_annotations", "subset_annotators"]
 
@@ -54,7 +55,7 @@ def drop_annotations(
     Controlling Workload Distribution", ICLR 2025.
     """
     check_key(rng_key)
-    annotations = labels("annotations", annotations)
+    annotations = check_labels("annotations", annotations, ("N", "M"))
     rates = shares("rate", rate)
     if rates.shape not in ((), annotations.shape[1:]):
         raise ValueError(
@@ -103,7 +104,7 @@ def subset_annotators(rng_key: JaxArrayLike, annotations: ArrayLike, per_item: i
         If an argument is malformed.
     """
     check_key(rng_key)
-    annotations = labels("annotations", annotations)
+    annotations = check_labels("annotations", annotations, ("N", "M"))
     check_count("per_item", per_item)
     present = annotations >= 0
     scores = np.asarray(jax.random.uniform(rng_key, annotations.shape, jnp.float32))

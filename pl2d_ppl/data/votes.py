@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.checks.values import check_num_categories, integers, labels
+from pl2d_ppl.checks.labels import check_labels
+from pl2d_ppl.checks.values import check_num_categories
 
 __all__ = ["vote_counts", "votes_of_counts"]
 
@@ -28,13 +29,8 @@ def vote_counts(votes: ArrayLike, num_categories: int) -> NDArray[np.int32]:
     ValueError
         If an argument is malformed, or a vote is not below `num_categories`.
     """
-    votes = labels("votes", votes)
     check_num_categories(num_categories)
-    if votes.max() >= num_categories:
-        raise ValueError(
-            f"`votes` must lie in −1..{num_categories - 1}, found {votes.max()}; correct the vote, or raise "
-            "`num_categories`."
-        )
+    votes = check_labels("votes", votes, ("N", "L"), num_categories)
     rows, columns = np.nonzero(votes >= 0)
     # A cell's place in the flattened table of counts; in 64 bits, as 8-bit votes wrap around.
     cells = rows * num_categories + votes[rows, columns].astype(int)
@@ -61,9 +57,7 @@ def votes_of_counts(counts: ArrayLike) -> NDArray[np.int32]:
     ValueError
         If `counts` is malformed, or holds a negative number.
     """
-    counts = integers("counts", counts, 2).astype(int)
-    if counts.min() < 0:
-        raise ValueError(f"`counts` must be numbers of votes, found {counts.min()}; count with `vote_counts`.")
+    counts = check_labels("counts", counts, ("N", "C"), least=0, noun="numbers of votes").astype(int)
     num_items, num_categories = counts.shape
     totals = counts.sum(1)
     rows = np.repeat(np.arange(num_items), totals)

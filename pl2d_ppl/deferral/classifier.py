@@ -9,7 +9,8 @@ import optax
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from pl2d_ppl.checks.models import check_data, check_key
+from pl2d_ppl.checks.data import check_data
+from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.engine.guide_tools import no_guide
 from pl2d_ppl.inference.fit import fit
 from pl2d_ppl.inference.result import FitResult

@@ -14,18 +14,19 @@ from pl2d_ppl.checks.deferral import (
     check_bounds_of_day,
     check_draws,
     check_parts,
-    check_probs,
     check_staff_of_day,
     chosen_names,
     warn_of_missed_bounds,
 )
-from pl2d_ppl.checks.models import check_key, check_membership
+from pl2d_ppl.checks.keys import check_key
+from pl2d_ppl.checks.membership import check_membership
+from pl2d_ppl.checks.names import listed, names_of
+from pl2d_ppl.checks.probabilities import check_probabilities
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.deferral.assignment import option_counts
 from pl2d_ppl.deferral.decisions import evaluate_decisions
 from pl2d_ppl.deferral.offsets import GATE_FLOOR, Policy, argmax_policy, untied
-from pl2d_ppl.people.annotations import listed, names_of
 
 __all__ = ["Deferral"]
 
@@ -110,7 +111,8 @@ class Deferral:
         UserWarning
             If a cluster has no members, in any draw: its share goes to the others.
         """
-        gate, ai = check_probs("gate", gate), check_probs("ai", ai)
+        gate = check_probabilities("gate", gate, "NV").astype(float)
+        ai = check_probabilities("ai", ai, "NC").astype(float)
         num_clusters = gate.shape[1] - 1
         if num_clusters < 1:
             raise ValueError(f"Expected a gate over an option besides the AI at least, found shape {gate.shape}.")

@@ -6,6 +6,8 @@ Everything here is computed on the host, in float64, from decisions already made
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pl2d_ppl.checks.labels import check_labels
+
 __all__ = [
     "accuracy",
     "area_under_curve",
@@ -62,13 +64,8 @@ def final_labels(decision: ArrayLike, annotations: ArrayLike, ai_labels: ArrayLi
     ValueError
         If shapes disagree or a decision is out of range.
     """
-    annotations, ai_labels = np.asarray(annotations), _labels("ai_labels", ai_labels)
-    integer = annotations.dtype.kind in "iu" or annotations.size == 0
-    if not integer or annotations.ndim != 2 or len(annotations) != len(ai_labels):
-        raise ValueError(
-            f"`annotations` must be integers of shape ({len(ai_labels)}, M), as `ai_labels`, found dtype "
-            f"{annotations.dtype} and shape {annotations.shape}; match them."
-        )
+    ai_labels = _vector("ai_labels", ai_labels)
+    annotations = check_labels("annotations", annotations, (len(ai_labels), "M"))
     decision = _decision(decision, annotations.shape[1])
     if decision.shape != ai_labels.shape:
         raise ValueError(
@@ -98,7 +95,7 @@ def accuracy(final: ArrayLike, y: ArrayLike) -> float:
     ValueError
         If shapes disagree or no truth is known.
     """
-    final, y = _labels("final", final), _labels("y", y)
+    final, y = _vector("final", final), _vector("y", y)
     if final.shape != y.shape:
         raise ValueError(f"`final` must have shape {y.shape}, as `y`, found {final.shape}; match them.")
     known = y >= 0
@@ -254,25 +251,15 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bi
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _labels(name: str, values: ArrayLike) -> NDArray:
-    values = np.asarray(values)
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
-        raise ValueError(
-            f"`{name}` must be a non-empty vector of integers, found dtype {values.dtype} and shape "
-            f"{values.shape}; take the argmax of probabilities."
-        )
+def _vector(name: str, values: ArrayLike, num_categories: int | None = None, *, least: int = -1) -> NDArray:
+    values = check_labels(name, values, ("N",), num_categories, least=least)
+    if not values.size:
+        raise ValueError(f"Expected at least one item in {name}, found none.")
     return values
 
 
 def _decision(decision: ArrayLike, ai_index: int) -> NDArray:
-    decision = _labels("decision", decision)
-    outside = decision[(decision < 0) | (decision > ai_index)]
-    if outside.size:
-        raise ValueError(
-            f"`decision` must lie in 0..{ai_index}, the AI being {ai_index}, found {outside[0]}; count the "
-            "experts before the AI."
-        )
-    return decision
+    return _vector("decision", decision, ai_index + 1, least=0)  # the AI comes after the people
 
 
 def _unit(name: str, values: ArrayLike) -> NDArray:

@@ -21,8 +21,9 @@ from jax.scipy.special import logsumexp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from pl2d_ppl.checks.bounds import SLACK, check_bounds
 from pl2d_ppl.deferral.assignment import exact_offsets, nearest_counts, option_counts
-from pl2d_ppl.engine.projection import LOG_FLOOR, SLACK, Projection, check_bounds, log_floor, project
+from pl2d_ppl.engine.projection import LOG_FLOOR, Projection, log_floor, project
 
 __all__ = ["GATE_FLOOR", "Policy", "argmax_offsets", "argmax_policy", "project_people", "untied"]
 

@@ -8,13 +8,14 @@ the convex dual (paper A, equations A.7 to A.10)
                    + \frac1N \sum_i \ln \sum_k q_{ik} e^{-\nu_k}.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
+
+from pl2d_ppl.checks.bounds import SLACK
 
 __all__ = ["Projection", "project"]
 
@@ -22,7 +23,6 @@ LOG_FLOOR = -60.0  # ln of the least probability: below it a hard bound would be
 LARGEST_STEP = 20.0
 RIDGE = 1e-7  # on the curvature of the dual, which is flat in one direction
 GAP = 5.0  # the divergence may be off by so many tolerances, where the bounds may be off by one
-SLACK = 1e-6  # tolerance on the bounds themselves, which come as decimal fractions
 
 
 class Projection(NamedTuple):
@@ -47,51 +47,6 @@ class Projection(NamedTuple):
     violation: Array
     residual: Array
     num_steps: Array
-
-
-def check_bounds(lower: Any, upper: Any) -> tuple[Any, Any]:
-    """Check bounds on the mean of a categorical, unless they are traced.
-
-    Parameters
-    ----------
-    lower, upper : array_like, shape (..., K)
-        Bounds.
-
-    Returns
-    -------
-    tuple of Array
-        The bounds, as floating-point arrays.
-
-    Raises
-    ------
-    ValueError
-        If they are of different shapes, crossed, outside [0, 1], or if no distribution meets them.
-    """
-    if isinstance(lower, jax.core.Tracer) or isinstance(upper, jax.core.Tracer):
-        return lower, upper
-    low, high = (np.asarray(b, float) for b in (lower, upper))
-    if low.shape != high.shape or low.ndim == 0:
-        raise ValueError(
-            f"Expected lower and upper bounds of the same length, one a person and one for the AI, found shapes "
-            f"{low.shape} and {high.shape}."
-        )
-    for name, bound in (("lower", low), ("upper", high)):
-        if not np.all((bound >= 0) & (bound <= 1)):
-            raise ValueError(f"Expected {name} bounds between 0 and 1, shares of the items, found {bound.tolist()}.")
-    if np.any(low > high):
-        worst = int(np.argmax((low - high).reshape(-1, low.shape[-1]).max(0)))
-        raise ValueError(
-            f"Expected lower <= upper for every person, found lower {low[..., worst].tolist()} above upper "
-            f"{high[..., worst].tolist()} at position {worst}."
-        )
-    if np.any(low.sum(-1) > 1 + SLACK):
-        raise ValueError(f"Expected lower bounds that sum to at most 1, found {low.sum(-1).max():.6g}. Lower them.")
-    if np.any(high.sum(-1) < 1 - SLACK):
-        raise ValueError(
-            f"Expected upper bounds that sum to at least 1, found {high.sum(-1).min():.6g}: somebody must decide "
-            "every item. Raise them."
-        )
-    return jnp.asarray(low, jnp.result_type(float)), jnp.asarray(high, jnp.result_type(float))
 
 
 def log_floor(log_q: Array, floor: float = LOG_FLOOR) -> Array:

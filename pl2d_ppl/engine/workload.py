@@ -11,7 +11,8 @@ from jax import Array
 from numpyro.ops.indexing import Vindex
 from numpyro.primitives import Messenger
 
-from pl2d_ppl.engine.projection import check_bounds, log_floor, project, shift
+from pl2d_ppl.checks.bounds import check_bounds
+from pl2d_ppl.engine.projection import log_floor, project, shift
 
 __all__ = ["tilt", "workload"]
 

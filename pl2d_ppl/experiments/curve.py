@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pl2d_ppl.checks.names import listed
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.deferral.decisions import expert_accuracy
 from pl2d_ppl.deferral.deferral import Deferral
@@ -16,7 +17,6 @@ from pl2d_ppl.deferral.metrics import area_under_curve
 from pl2d_ppl.experiments.learned import Learned
 from pl2d_ppl.experiments.methods import GuideName, Task, coverage_bounds, learn
 from pl2d_ppl.inference.schedule import Training
-from pl2d_ppl.people.annotations import listed
 
 __all__ = ["coverage_curve", "evaluate_curve"]
 

@@ -11,7 +11,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from pl2d_ppl.baselines.l2d_pop import PopulationFit
-from pl2d_ppl.checks.models import check_membership
+from pl2d_ppl.checks.membership import check_membership
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.inference.result import FitResult

@@ -14,7 +14,7 @@ from pl2d_ppl.baselines.l2d_pop import train_l2d_pop
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
 from pl2d_ppl.baselines.one_stage import one_stage
 from pl2d_ppl.baselines.two_stage import two_stage
-from pl2d_ppl.checks.models import check_membership
+from pl2d_ppl.checks.membership import check_membership
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.engine.guide_tools import no_guide
 from pl2d_ppl.engine.workload import workload

@@ -9,7 +9,8 @@ import numpy as np
 import numpyro
 from jax import Array
 
-from pl2d_ppl.checks.models import check_data, check_key
+from pl2d_ppl.checks.data import check_data
+from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.inference.posterior import ITEM, Found, SiteShape, draw_posterior
 from pl2d_ppl.inference.result import FitResult
 

@@ -14,7 +14,8 @@ from numpyro.infer.autoguide import AutoGuide
 from numpyro.primitives import Messenger
 from tqdm.auto import tqdm
 
-from pl2d_ppl.checks.models import check_arguments, check_data, check_keys, check_labels
+from pl2d_ppl.checks.data import check_arguments, check_categories, check_data
+from pl2d_ppl.checks.keys import check_keys
 from pl2d_ppl.inference.compiled import Programs, compile_programs, one_run
 from pl2d_ppl.inference.result import FitResult
 
@@ -128,8 +129,8 @@ def fit(
     of_first = {n: one_run(a) for n, a in (arguments or {}).items()}
     _set_up_autoguides(guide, rng_key if rng_key.ndim == 0 else rng_key[0], {**first, **of_first})
     sites = programs.probe(leaves, rng_key, first)
-    check_labels(data, sites, "data")
-    check_labels(validation or {}, sites, "validation")
+    check_categories(data, sites, "data")
+    check_categories(validation or {}, sites, "validation")
     if resume is None:
         resume = FitResult.start(programs, leaves, programs.init(leaves, rng_key, first), first)
     else:

@@ -7,7 +7,7 @@ import numpy as np
 import numpyro
 from numpy.typing import NDArray
 
-from pl2d_ppl.people.annotations import names_of
+from pl2d_ppl.checks.names import names_of
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,10 +18,12 @@ from numpyro.handlers import reparam, seed, substitute, trace
 from numpyro.infer import NUTS
 from numpyro.infer.reparam import ExplicitReparam, Reparam
 
-from pl2d_ppl.checks.models import check_key
+from pl2d_ppl.checks.keys import check_key
+from pl2d_ppl.checks.names import listed
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.engine.factors import is_dirichlet
-from pl2d_ppl.people.annotations import PersonItems, ProgramKey, listed, person_items
+from pl2d_ppl.engine.program_key import ProgramKey
+from pl2d_ppl.people.annotations import PersonItems, person_items
 from pl2d_ppl.people.membership import Membership
 from pl2d_ppl.people.simplex import LogRatio, ascend
 

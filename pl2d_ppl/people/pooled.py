@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from numpyro.handlers import block, condition, seed, substitute, trace
 from numpyro.primitives import Messenger
 
-from pl2d_ppl.checks.models import check_key, check_membership
+from pl2d_ppl.checks.keys import check_key
+from pl2d_ppl.checks.membership import check_membership
+from pl2d_ppl.checks.names import names_of
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.inference.fit import fit
 from pl2d_ppl.inference.posterior import draw_continuous
 from pl2d_ppl.inference.result import FitResult
 from pl2d_ppl.networks import evaluation
-from pl2d_ppl.people.annotations import names_of
 
 __all__ = ["PooledPeople"]
 

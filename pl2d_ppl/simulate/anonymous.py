@@ -6,8 +6,9 @@ import numpy as np
 from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.checks.models import check_key
-from pl2d_ppl.checks.values import check_count, labels
+from pl2d_ppl.checks.keys import check_key
+from pl2d_ppl.checks.labels import check_labels
+from pl2d_ppl.checks.values import check_count
 
 __all__ = ["anonymise"]
 
@@ -43,7 +44,7 @@ def anonymise(rng_key: JaxArrayLike, annotations: ArrayLike, num_votes: int | No
     "Learning to Defer on Anonymously-Annotated Data", whose annotators have no identities.
     """
     check_key(rng_key)
-    annotations = labels("annotations", annotations)
+    annotations = check_labels("annotations", annotations, ("N", "M"))
     present = annotations >= 0
     most = max(int(present.sum(1).max()), 1)
     if num_votes is None:

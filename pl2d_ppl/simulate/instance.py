@@ -9,8 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.checks.models import check_key
-from pl2d_ppl.checks.values import check_choice, integers, shares, truth
+from pl2d_ppl.checks.keys import check_key
+from pl2d_ppl.checks.labels import check_labels
+from pl2d_ppl.checks.values import check_choice, shares, truth
 from pl2d_ppl.simulate.rates import Mode, check_rate, item_rates
 
 __all__ = ["instance_dependent_experts"]
@@ -205,10 +206,5 @@ def _check_patterns(pattern: Pattern, groups: ArrayLike | None, num_experts: int
         raise ValueError(f"`groups` must come with pattern='group', and only there, found {found}; pass both or none.")
     if groups is None:
         return np.arange(num_experts) * (pattern == "person")
-    numbers = integers("groups", groups, 1)
-    if numbers.shape != (num_experts,) or numbers.min() < 0 or numbers.max() > np.iinfo(np.int32).max:
-        raise ValueError(
-            f"`groups` must hold a group 0, 1, ... for each of {num_experts} experts, found {numbers.tolist()}; "
-            "write [0, 0, 1] for three experts in two groups."
-        )
-    return numbers.astype(int)
+    most = np.iinfo(np.int32).max
+    return check_labels("groups", groups, (num_experts,), most, least=0, noun="numbers of groups").astype(int)

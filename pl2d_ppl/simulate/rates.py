@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import truncnorm
 
-from pl2d_ppl.checks.values import check_choice, integers, labels, shares
+from pl2d_ppl.checks.labels import check_labels
+from pl2d_ppl.checks.values import check_choice, shares
 
 __all__ = ["expected_rate", "realised_error"]
 
@@ -64,10 +65,8 @@ def realised_error(annotations: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     ValueError
         If shapes or types are wrong.
     """
-    annotations = labels("annotations", annotations)
-    y = integers("y", y, 1)
-    if len(y) != len(annotations):
-        raise ValueError(f"`y` must have shape ({len(annotations)},), as `annotations`, found {y.shape}; match them.")
+    annotations = check_labels("annotations", annotations, ("N", "M"))
+    y = check_labels("y", y, (len(annotations),))
     judged = (annotations >= 0) & (y >= 0)[:, None]
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
         return (judged & (annotations != y[:, None])).sum(0) / judged.sum(0)

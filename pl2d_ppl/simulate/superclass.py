@@ -8,8 +8,9 @@ import numpy as np
 from jax.typing import ArrayLike as JaxArrayLike
 from numpy.typing import ArrayLike, NDArray
 
-from pl2d_ppl.checks.models import check_key
-from pl2d_ppl.checks.values import check_choice, integers, truth
+from pl2d_ppl.checks.keys import check_key
+from pl2d_ppl.checks.labels import check_labels
+from pl2d_ppl.checks.values import check_choice, truth
 
 __all__ = ["superclass_experts"]
 
@@ -73,7 +74,8 @@ def superclass_experts(
     two classes", which ``"partner"`` comes closest to.
     """
     check_key(rng_key)
-    y, coarse = truth(y, num_categories), _check_coarse(coarse, np.shape(y))
+    y = truth(y, num_categories)
+    coarse = check_labels("coarse", coarse, y.shape, least=0, noun="superclasses").astype(int)  # signed, too
     known = [_check_expertise(m, own, coarse) for m, own in enumerate(_check_sequence(expertise))]
     if not 0 <= error <= 1:
         raise ValueError(f"`error` must be a probability in [0, 1], found {error}; pass one such as .5.")
@@ -126,13 +128,6 @@ def _siblings(y: NDArray, coarse: NDArray, num_categories: int) -> tuple[NDArray
             )
         table[category, : len(siblings)], sizes[category] = siblings, len(siblings)
     return table, sizes
-
-
-def _check_coarse(coarse: ArrayLike, shape: tuple[int, ...]) -> NDArray:
-    coarse = integers("coarse", coarse, 1)
-    if coarse.shape != shape:
-        raise ValueError(f"`coarse` must have shape {shape}, as `y`, found {coarse.shape}; match them.")
-    return coarse.astype(int)  # signed, as 8-bit labels wrap around
 
 
 def _check_sequence(expertise: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment, linprog
 from scipy.special import log_softmax, softmax
 
 from pl2d_ppl import Annotated, argmax_offsets
-from pl2d_ppl.checks.models import check_membership
+from pl2d_ppl.checks.membership import check_membership
 from pl2d_ppl.deferral import deferral as deferral_module
 from pl2d_ppl.deferral.assignment import _shortest_paths, exact_offsets, nearest_counts
 from pl2d_ppl.deferral.decisions import evaluate_decisions

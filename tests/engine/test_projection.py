@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from oracles import PROBLEM_KINDS, mean_kl, project_reference, random_problem
 from scipy.special import log_softmax
 
-from pl2d_ppl.engine.projection import check_bounds, log_floor, project, shift
+from pl2d_ppl.checks.bounds import check_bounds
+from pl2d_ppl.engine.projection import log_floor, project, shift
 
 SIZES = (48, 512, 4096)  # rows are padded to these with weights of zero, so that little is compiled
 PEOPLE = (2, 5, 12, 101)

@@ -520,7 +520,7 @@ def test_a_report_of_another_command_is_not_lost(tmp_path, fake):
 
 def test_seeds_that_another_command_finishes_meanwhile_are_kept(tmp_path, fake, monkeypatch):
     """The seed 1 is started and finished while the seed 0 is trained."""
-    from pl2d_ppl import onboard_command
+    from pl2d_ppl.cli import onboard as onboard_command
 
     run = onboard_command.onboard
 
@@ -562,7 +562,7 @@ def test_a_report_that_cannot_be_read_is_replaced(tmp_path, fake, content):
 
 
 def test_an_interrupted_command_keeps_its_finished_seeds(tmp_path, fake, monkeypatch):
-    from pl2d_ppl import onboard_command
+    from pl2d_ppl.cli import onboard as onboard_command
 
     run = onboard_command.onboard
 

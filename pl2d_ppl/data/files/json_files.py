@@ -10,8 +10,8 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from pl2d_ppl.checks.names import distinct_names
 from pl2d_ppl.data.annotated import Annotated
-from pl2d_ppl.data.checks import distinct_names
 from pl2d_ppl.data.files.json_lists import Listed, load_list, parse_json
 from pl2d_ppl.data.npz import naming
 from pl2d_ppl.data.tables.joining import check_overlap, join_features

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pl2d_ppl.checks.names import distinct_names
 from pl2d_ppl.checks.warn import warn
-from pl2d_ppl.data.checks import distinct_names
 
 __all__ = [
     "MISSING",

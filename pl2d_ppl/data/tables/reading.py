@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pl2d_ppl.checks.names import distinct_names
 from pl2d_ppl.data.annotated import Annotated
-from pl2d_ppl.data.checks import distinct_names
 from pl2d_ppl.data.source import take
 from pl2d_ppl.data.tables.columns import FEATURES, Layout, detect_layout, find_columns
 from pl2d_ppl.data.tables.joining import read_item_labels

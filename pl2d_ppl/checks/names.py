@@ -1,0 +1,55 @@
+"""Names of people, clusters, classes and items."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["distinct_names", "listed", "names_of"]
+
+
+def names_of(given: Sequence[Any] | None, size: int, what: str) -> tuple[str, ...]:
+    """Names of people or clusters, as given or numbered.
+
+    Parameters
+    ----------
+    given : sequence, optional
+        Names; by default numbers.
+    size : int
+        How many there are.
+    what : {"person", "cluster"}
+        What they name.
+
+    Returns
+    -------
+    tuple of str
+        The names.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer, or two the same.
+    """
+    names = tuple(f"{what}_{i}" for i in range(size)) if given is None else tuple(map(str, given))
+    if len(names) != size:
+        raise ValueError(f"Expected {size} names, one a {what}, found {len(names)}: {list(names)}.")
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
+    if duplicates:
+        raise ValueError(f"Expected distinct names, one a {what}, found {duplicates} more than once. Rename them.")
+    return names
+
+
+def distinct_names(field: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Check names."""
+    if isinstance(names, str):
+        raise ValueError(f"`{field}` must be several names, found the string {names!r}; wrap it in a tuple.")
+    names = tuple(str(name) for name in names)
+    repeated = sorted(name for name, number in Counter(names).items() if number > 1)
+    if repeated:
+        raise ValueError(f"`{field}` must be distinct names, found {repeated[0]!r} more than once; rename it.")
+    return names
+
+
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """Names for a message, at most so many."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + more

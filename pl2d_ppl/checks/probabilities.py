@@ -1,0 +1,62 @@
+"""Probabilities that sum to one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TOLERANCE", "check_probabilities"]
+
+TOLERANCE = 1e-3  # of sums of probabilities, which float32 and rounding for print leave a little off one
+
+
+def check_probabilities(
+    name: str, values: Any, axes: str, *, axis: int = -1, names: Sequence[str] | None = None
+) -> NDArray[np.floating]:
+    """Check probabilities, and return them on the host.
+
+    Parameters
+    ----------
+    name : str
+        What they are called, in messages.
+    values : array of float
+        The probabilities.
+    axes : str
+        A letter for every axis, such as ``"NKC"``.
+    axis : int
+        The axis over which they sum to one.
+    names : sequence of str, optional
+        Names along the last axis, for messages.
+
+    Returns
+    -------
+    array of float
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If an axis is missing or empty, a number is negative or NaN, or they do not sum to one: tells where.
+    """
+    probs = np.asarray(values)
+    probs = probs if probs.dtype.kind == "f" else probs.astype(float)
+    if probs.ndim != len(axes) or 0 in probs.shape:
+        raise ValueError(f"Expected {name} of shape ({', '.join(axes)}), not empty, found {probs.shape}.")
+    sums = probs.sum(axis, keepdims=True)
+    # Written so that NaN is bad, too.
+    bad = ~(np.abs(sums - 1) <= TOLERANCE) | ~(probs >= 0).all(axis, keepdims=True)
+    if bad.any():
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        whole = tuple(slice(None) if i == axis % probs.ndim else place for i, place in enumerate(index))
+        found = np.array2string(probs[whole], precision=4, threshold=6, edgeitems=3, separator=", ")
+        places = [
+            repr(names[i]) if names is not None and n == probs.ndim - 1 else f"{axes[n]} = {i}"
+            for n, i in enumerate(index)
+            if n != axis % probs.ndim
+        ]
+        raise ValueError(
+            f"Expected {name} as probabilities, not negative, that sum to one over {axes[axis]}, found {found} with "
+            f"sum {sums[index]:.6g} at {', '.join(places)}. Pass probabilities, not logits."
+        )
+    return probs

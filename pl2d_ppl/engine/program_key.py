@@ -1,0 +1,45 @@
+"""Programs that are equal where Python takes them for two."""
+
+from collections.abc import Hashable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = ["ProgramKey"]
+
+
+class ProgramKey:
+    """A program that equals another one of the same function and arguments, so that it is not compiled again.
+
+    Two ``partial(membership, concentration=0.3)`` are not equal in Python.
+
+    Parameters
+    ----------
+    model : callable
+        The program.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self._key = _identity(model)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProgramKey) and self._key == other._key
+
+
+def _identity(value: Any) -> Hashable:
+    if isinstance(value, partial):
+        options = ((name, _identity(option)) for name, option in sorted(value.keywords.items()))
+        return "partial", _identity(value.func), tuple(map(_identity, value.args)), tuple(options)
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer):
+        array = np.asarray(value)
+        return "array", array.shape, str(array.dtype), array.tobytes()
+    try:
+        return type(value), hash(value), value
+    except TypeError:  # not hashable: the object itself, which the program keeps alive
+        return "object", id(value)
