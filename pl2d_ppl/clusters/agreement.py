@@ -75,7 +75,7 @@ def cosine_dissimilarity(membership: ArrayLike) -> float:
     ----------
     "Learning to Defer on Anonymously-Annotated Data", Table 2.
     """
-    membership = check_probabilities("membership", membership, "KM", axis=0)
+    membership = check_probabilities("membership", membership, "KM", axis=0).astype(float)
     num_people = membership.shape[1]
     if num_people < 2:
         raise ValueError("Expected at least two people, found 1. A single person is dissimilar to nobody.")
@@ -112,7 +112,7 @@ def within_group_spread(groups: ArrayLike, membership: ArrayLike) -> float:
 
 
 def _groups(groups: ArrayLike, membership: ArrayLike) -> tuple[NDArray, NDArray[np.floating]]:
-    groups, membership = np.asarray(groups), check_probabilities("membership", membership, "KM", axis=0)
+    groups, membership = np.asarray(groups), check_probabilities("membership", membership, "KM", axis=0).astype(float)
     if groups.shape != membership.shape[1:] or groups.dtype.kind not in "iu":
         raise ValueError(
             f"Expected groups as integers of shape {membership.shape[1:]}, one a column of the membership, found dtype "
