@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import (
     choose_num_clusters,
     marginal_perplexity,
@@ -52,7 +52,7 @@ def main() -> None:
         program="lda",
         alphas=alphas,
         seeds=options.seeds,
-        training=ClusterTraining(steps=options.steps, batch_size=256),
+        schedule=CLUSTER_SCHEDULE.replace(steps=options.steps, batch_size=256),
         progress=False,
     )
     print(f"{len(runs)} fits in one batch: {time.perf_counter() - start:.0f} s")
@@ -80,8 +80,8 @@ def main() -> None:
         print(f"{'':>6}chosen by RPC: K = {choose_num_clusters(candidates, bounds)}", flush=True)
     describe(runs, x[test], counts[test])
     start = time.perf_counter()
-    settings = ClusterTraining(steps=options.steps, batch_size=256)
-    options_of_urn = {"num_people": STAFF, "training": settings, "progress": False}
+    settings = CLUSTER_SCHEDULE.replace(steps=options.steps, batch_size=256)
+    options_of_urn = {"num_people": STAFF, "schedule": settings, "progress": False}
     runs = fit_clusters(jax.random.key(0), x[train], counts[train], candidates, program="urn", **options_of_urn)
     print(f"\nthe urn, of {STAFF} people, K = {options.clusters}: {time.perf_counter() - start:.0f} s")
     for run, row in zip(runs, held_out(runs, x[test], counts[test]), strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 
 from pl2d_ppl.data import read_npz
 from pl2d_ppl.experiments.seeds import prepare_split, run_seeds
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.inference.schedule import Schedule
 
 ROWS = (("naive", "exact"), ("prob-l2d", "exact"), ("prob-l2d", "mean-field"))
 COVERAGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -46,7 +46,7 @@ def main() -> None:
                 {},
                 method=method,
                 guide=guide,
-                training=Training(steps=options.steps),
+                schedule=Schedule(steps=options.steps),
             )
             area, offset = np.array(report["area"]), np.array(report["area_offset"])
             realised = np.mean(report["coverage_offset"], 0)

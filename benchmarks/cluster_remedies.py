@@ -18,7 +18,7 @@ from clusters import ANNOTATIONS, HELD_OUT, RATES, given_votes, load, models, sc
 from flax import nnx
 
 from pl2d_ppl import MLP, Ensemble, fit
-from pl2d_ppl.clusters.fit import ClusterRun, ClusterTraining, fit_clusters
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, ClusterRun, fit_clusters
 from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.annotator_lda import annotator_lda
@@ -47,8 +47,8 @@ def lda(network, alphas, x, counts, key, steps) -> ClusterRun:
     guide = mean_field(model)
     held = len(x) // 10
     data, validation = ({"x": x[part], "counts": counts[part]} for part in (slice(held, None), slice(held)))
-    training = ClusterTraining(steps=steps)
-    epochs = training.epochs(len(data["x"]))
+    schedule = CLUSTER_SCHEDULE.replace(steps=steps)
+    epochs = schedule.epochs(len(data["x"]))
     optimizer = optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=1e-3)
     result = None
     for part, alpha in enumerate(alphas):
@@ -59,7 +59,7 @@ def lda(network, alphas, x, counts, key, steps) -> ClusterRun:
             data,
             optimizer,
             epochs=round(epochs * (part + 1) / len(alphas)),
-            batch_size=training.batch_size,
+            batch_size=schedule.batch_size,
             arguments={"alpha": np.full(K, alpha, np.float32)},
             validation=validation,
             resume=result,
@@ -69,9 +69,9 @@ def lda(network, alphas, x, counts, key, steps) -> ClusterRun:
 
 
 def urn(x, counts, key, steps, people) -> ClusterRun:
-    return fit_clusters(key, x, counts, [K], num_people=people, training=ClusterTraining(steps=steps), progress=False)[
-        0
-    ]
+    return fit_clusters(
+        key, x, counts, [K], num_people=people, schedule=CLUSTER_SCHEDULE.replace(steps=steps), progress=False
+    )[0]
 
 
 def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> None:

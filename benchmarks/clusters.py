@@ -25,7 +25,7 @@ from pl2d_ppl.baselines.ea_l2d import beta_representation
 from pl2d_ppl.baselines.fuzzy import fuzzy_partition
 from pl2d_ppl.baselines.l2d_pop import train_l2d_pop
 from pl2d_ppl.clusters.agreement import cosine_dissimilarity, partition_scores, within_group_spread
-from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import perplexity
 from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.models.membership import membership
@@ -82,11 +82,11 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
         model = models[concentration]
         return sample_membership(place_key, model, probs, annotations).soft
 
-    trainings = {
-        "lda": ClusterTraining(steps=options.lda_steps, batch_size=256),
-        "urn": ClusterTraining(steps=options.steps),
+    schedules = {
+        "lda": CLUSTER_SCHEDULE.replace(steps=options.lda_steps, batch_size=256),
+        "urn": CLUSTER_SCHEDULE.replace(steps=options.steps),
     }
-    for program, training in trainings.items():
+    for program, schedule in schedules.items():
         start = time.perf_counter()
         runs = fit_clusters(
             fit_key,
@@ -96,7 +96,7 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
             program=program,
             num_people=len(RATES),
             alphas=ALPHAS,
-            training=training,
+            schedule=schedule,
             progress=False,
         )
         print(f"  {name}, seed {seed}: {program} fitted in {time.perf_counter() - start:.0f} s", flush=True)

@@ -17,8 +17,8 @@ from flax import nnx
 
 from pl2d_ppl import MLP
 from pl2d_ppl.data import Annotated
-from pl2d_ppl.experiments.methods import Task, learn
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.experiments.methods import POOLED_SCHEDULE, Task, learn
+from pl2d_ppl.inference.schedule import Schedule
 from pl2d_ppl.networks import Frozen
 
 METHODS = ("two-stage", "naive", "cluster-soft", "pooled", "l2d-pop", "prob-l2d")
@@ -34,8 +34,12 @@ def task(people: int, options: argparse.Namespace) -> Task:
     names = tuple(f"person {m}" for m in range(people))
     data = Annotated(x, y, said, classes=range(C), annotators=names)
     membership = rng.dirichlet(np.ones(K), people).T
-    training = Training(steps=options.steps, pooled_steps=options.steps)
-    return Task(data, (0.5,), training, Frozen.of(MLP(D, (32,), C, rngs=nnx.Rngs(0))), membership)
+    schedules = {
+        "schedule": Schedule(steps=options.steps),
+        "pooled_schedule": POOLED_SCHEDULE.replace(steps=options.steps),
+    }
+    classifier = Frozen.of(MLP(D, (32,), C, rngs=nnx.Rngs(0)))
+    return Task(data, (0.5,), **schedules, classifier=classifier, membership=membership)
 
 
 def main() -> None:

@@ -21,7 +21,9 @@ from onboarding import load
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.experiments.curve import evaluate_curve
 from pl2d_ppl.experiments.methods import Task, learn
-from pl2d_ppl.experiments.onboarding import OnboardingOptions, Workplace, open_workplace, set_up_firm
+from pl2d_ppl.experiments.onboarding.firm import set_up_firm
+from pl2d_ppl.experiments.onboarding.options import OnboardingOptions
+from pl2d_ppl.experiments.onboarding.workplace import Workplace, open_workplace
 
 METHODS = ("pooled", "cluster-hard", "cluster-soft", "l2d-pop", "naive")
 ITEMS, OF_NEWCOMERS = 100, 50
@@ -45,7 +47,14 @@ def run_seed(name: str, seed: int, table: dict) -> None:
     said = np.where(np.arange(ITEMS)[:, None] < OF_NEWCOMERS, place.newcomers.annotations, -1)
     newcomers = place.newcomers.replace_annotations(said)
     membership = np.concatenate([place.staff_membership, place.newcomer_membership], 1)
-    staff = Task(place.staff, options.coverages, options.training, place.classifier, place.staff_membership)
+    staff = Task(
+        place.staff,
+        options.coverages,
+        options.schedule,
+        options.gate_hidden,
+        classifier=place.classifier,
+        membership=place.staff_membership,
+    )
     again = dataclasses.replace(staff, train=everybody(place, newcomers), membership=membership)
     for method in METHODS:
         known = learn(method, key, staff)

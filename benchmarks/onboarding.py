@@ -30,16 +30,11 @@ from pl2d_ppl.cli.onboard import PUBLISHED
 from pl2d_ppl.data import EncodedImages, Part, read_images
 from pl2d_ppl.experiments.curve import evaluate_curve
 from pl2d_ppl.experiments.methods import METHODS
-from pl2d_ppl.experiments.onboarding import (
-    Firm,
-    OnboardingOptions,
-    Workplace,
-    learn_and_join,
-    open_workplace,
-    replaced_people,
-    set_up_firm,
-)
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.experiments.onboarding.firm import Firm, replaced_people, set_up_firm
+from pl2d_ppl.experiments.onboarding.methods import learn_and_join
+from pl2d_ppl.experiments.onboarding.options import OnboardingOptions
+from pl2d_ppl.experiments.onboarding.workplace import Workplace, open_workplace
+from pl2d_ppl.inference.schedule import Schedule
 
 OUT = Path("outputs/onboarding.jsonl")
 CELL = ("data", "people", "items", "own", "gate", "hidden", "replaced")
@@ -131,7 +126,8 @@ def run(name: str, people: int, arguments: argparse.Namespace) -> None:
                     gate_input=gate,
                     methods=methods,
                     hidden=CHANNELS if x.ndim == 4 else (128,),
-                    training=Training(steps=400, hidden=tuple(arguments.hidden)),
+                    schedule=Schedule(steps=400),
+                    gate_hidden=tuple(arguments.hidden),
                 )
                 for seed in range(arguments.seeds):
                     if seed not in firms:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from clusters import load
 
-from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import choose_num_clusters, perplexity, relative_perplexity_change
 from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error
@@ -47,7 +47,7 @@ def main() -> None:
             counts[train],
             candidates,
             program=program,
-            training=ClusterTraining(steps=options.steps, batch_size=options.batch_size),
+            schedule=CLUSTER_SCHEDULE.replace(steps=options.steps, batch_size=options.batch_size),
             progress=False,
         )
         seconds = time.perf_counter() - start

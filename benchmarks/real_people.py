@@ -18,14 +18,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, fit_clusters
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.data.votes import vote_counts
-from pl2d_ppl.deferral.classifier import train_classifier
+from pl2d_ppl.deferral.classifier import CLASSIFIER_SCHEDULE, train_classifier
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.deferral.metrics import area_under_curve
 from pl2d_ppl.experiments.methods import Task, coverage_bounds, learn
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.inference.schedule import Schedule
 from pl2d_ppl.people.place_in_clusters import place_people
 
 COVERAGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -61,7 +61,9 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, tuple[float, l
     x, y, said, others, truth = load()
     key = jax.random.key(seed)
     ai_key, cluster_key, place_key, fit_key = jax.random.split(key, 4)
-    ai = train_classifier(ai_key, others, truth, NUM_CATEGORIES, hidden=(64,), steps=1000)
+    ai = train_classifier(
+        ai_key, others, truth, NUM_CATEGORIES, hidden=(64,), schedule=CLASSIFIER_SCHEDULE.replace(steps=1000)
+    )
     order = np.random.default_rng(seed).permutation(len(x))
     names = tuple(f"worker {m}" for m in range(said.shape[1]))
     parts = [
@@ -71,7 +73,6 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, tuple[float, l
     known = [name for name, said in zip(names, parts[0].annotations.T, strict=True) if (said >= 0).any()]
     train, test = (part.select_people(known) for part in parts)
     counts = vote_counts(train.annotations, NUM_CATEGORIES)
-    clustering = ClusterTraining(steps=500, hidden=(64,))
     (run,) = fit_clusters(
         cluster_key,
         train.x,
@@ -79,11 +80,12 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, tuple[float, l
         [options.clusters],
         program="urn",
         num_people=len(known),
-        training=clustering,
+        schedule=CLUSTER_SCHEDULE.replace(steps=500),
+        hidden=(64,),
         progress=False,
     )
     members = place_people(place_key, run, train.x, counts, train.annotations, people=known)
-    task = Task(train, COVERAGES, Training(steps=400, hidden=(64,)), ai, members.soft)
+    task = Task(train, COVERAGES, Schedule(steps=400), (64,), classifier=ai, membership=members.soft)
     right = (test.annotations == test.y[:, None])[test.annotations >= 0].mean()
     print(f"seed {seed}: AI {np.mean(ai(test.x).argmax(-1) == test.y):.3f}, annotations right {right:.3f}", flush=True)
     found = {}

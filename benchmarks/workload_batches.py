@@ -16,7 +16,7 @@ import numpy as np
 from pl2d_ppl.data import read_npz
 from pl2d_ppl.experiments.curve import coverage_curve
 from pl2d_ppl.experiments.seeds import prepare_split
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.inference.schedule import Schedule
 
 TARGETS = (0.2, 0.5, 0.8)
 
@@ -34,13 +34,12 @@ def main() -> None:
     print(f"{'batch':>6}  {'workload':<16}{'coverage, argmax':<26}{'accuracy':<26}{'area':>6}{'s':>6}")
     for batch_size in (20, 50, 100, 500):
         for window in (None, options.window):
-            training = Training(
+            schedule = Schedule(
                 steps=options.items // batch_size,
                 batch_size=batch_size,
-                window=window,
                 learning_rate=0.05 * min(1.0, batch_size / 128),
             )
-            row = coverage_curve(fit_key, train, test, TARGETS, guide=options.guide, training=training)
+            row = coverage_curve(fit_key, train, test, TARGETS, guide=options.guide, schedule=schedule, window=window)
             name = "per batch" if window is None else f"last {window}"
             print(
                 f"{batch_size:>6}  {name:<16}{np.round(row['coverage'], 3)!s:<26}{np.round(row['accuracy'], 3)!s:<26}"

@@ -32,14 +32,14 @@ import optax
 from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, TraceEnum_ELBO
 
-from pl2d_ppl import MLP, Ensemble, fit, instantiate, marginals, split, standardise, to_datatree, workload
-from pl2d_ppl.cli.demo import digits
+from pl2d_ppl import MLP, Deferral, Ensemble, fit, marginals, split, standardise, to_datatree, workload
 from pl2d_ppl.data.missing import drop_annotations
-from pl2d_ppl.deferral.decisions import evaluate_decisions
 from pl2d_ppl.distributions.answers import label_channel
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.prob_l2d import prob_l2d
+from pl2d_ppl.networks import instantiate
+from pl2d_ppl.simulate import digits
 
 QUICK = bool(os.environ.get("PL2D_QUICK"))
 EPOCHS = 4 if QUICK else 60
@@ -86,15 +86,15 @@ plt.show()
 
 # %% [markdown]
 # ## Decisions
-# Bounds on the posterior of the training items are none on the argmax at test time. Offsets, fitted on the training
-# part, are.
+# The workload bounds the posterior of the training items, and not the decisions at test time, which are an argmax. A
+# `Deferral` says who decides; its policy, fitted on the training part, brings the decisions within the bounds.
 
 # %%
 plain = result.predict(test.x)
-offsets = result.offsets(train.x, lower, upper)
-shifted = result.predict(test.x, offsets=offsets)
-for name, prediction in {"argmax": plain, "with offsets": shifted}.items():
-    print(name, evaluate_decisions(prediction.decision, prediction.ai.argmax(-1), test))
+policy = Deferral.of(*result.predict(train.x), people=train.annotators).fit_policy(lower, upper)
+day = Deferral.of(*plain, people=test.annotators)
+for name, deferral in {"argmax": day, "within bounds": day.follow(policy)}.items():
+    print(name, deferral.evaluate(test.annotations, test.y))
 
 # %% [markdown]
 # ## Posterior

@@ -32,7 +32,7 @@ from numpyro.infer import SVI, TraceEnum_ELBO
 from sklearn.datasets import load_digits
 
 from pl2d_ppl import MLP, Ensemble
-from pl2d_ppl.clusters.fit import ClusterTraining, fit_clusters, held_out
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import choose_num_clusters, perplexity
 from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.guides.mean_field import mean_field
@@ -72,8 +72,8 @@ print("votes on the first five items:", *votes[:5], sep="\n")
 # clusters alone.
 
 # %%
-training = ClusterTraining(steps=STEPS, batch_size=256)
-options = {"training": training, "progress": False}
+schedule = CLUSTER_SCHEDULE.replace(steps=STEPS, batch_size=256)
+options = {"schedule": schedule, "progress": False}
 lda = fit_clusters(fit_key, x[train], counts[train], [2, 3], program="lda", seeds=SEEDS, **options)
 urn = fit_clusters(fit_key, x[train], counts[train], [1, 2, 3], program="urn", seeds=SEEDS, **options)
 

@@ -30,10 +30,10 @@ from numpyro.infer import SVI, TraceEnum_ELBO
 from sklearn.datasets import load_digits
 
 from pl2d_ppl import MLP, fit, fit_clusters, to_datatree, workload
-from pl2d_ppl.clusters.fit import ClusterTraining
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.data.votes import vote_counts
-from pl2d_ppl.deferral.classifier import train_classifier
+from pl2d_ppl.deferral.classifier import CLASSIFIER_SCHEDULE, train_classifier
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.distributions.empirical import membership_draws
 from pl2d_ppl.guides.exact import exact
@@ -63,10 +63,17 @@ x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
 said = instance_dependent_experts(next(keys), x, y, 10, RATES)
 old, context, test = np.split(np.random.default_rng(1).permutation(len(x)), [1000, 1100])
 
-ai = train_classifier(next(keys), x[old], y[old], 10, steps=STEPS)
+ai = train_classifier(next(keys), x[old], y[old], 10, schedule=CLASSIFIER_SCHEDULE.replace(steps=STEPS))
 counts = vote_counts(anonymise(next(keys), said[old]), 10)
 (run,) = fit_clusters(
-    next(keys), x[old], counts, [3], program="urn", num_people=6, training=ClusterTraining(steps=STEPS), progress=False
+    next(keys),
+    x[old],
+    counts,
+    [3],
+    program="urn",
+    num_people=6,
+    schedule=CLUSTER_SCHEDULE.replace(steps=STEPS),
+    progress=False,
 )
 print("the AI is right on", np.mean(ai(x[test]).argmax(-1) == y[test]).round(3), "of the test images")
 print("people:", dict(zip(NAMES, (said[test] == y[test, None]).mean(0).round(3).tolist(), strict=True)))

@@ -1,11 +1,14 @@
 """Pictures: perplexity against the number of clusters, tables of shares, who annotated what."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["MOST_NAMES", "new_axes", "plot_heatmap", "plot_missing", "plot_perplexity"]
+from pl2d_ppl.io import written_whole
+
+__all__ = ["MOST_NAMES", "new_axes", "plot_heatmap", "plot_missing", "plot_perplexity", "save_figure"]
 
 MOST_NAMES = 30  # beside a picture that can be read
 
@@ -127,3 +130,9 @@ def new_axes(ax: Any, width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained").subplots() if ax is None else ax
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure whole or not at all."""
+    with written_whole(path) as scratch:
+        figure.savefig(scratch, format=path.suffix[1:], dpi=150)

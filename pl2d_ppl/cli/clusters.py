@@ -1,16 +1,19 @@
-"""What ``pl2d clusters`` does: fits, a choice of the number of clusters, and where identified people belong."""
+"""``pl2d clusters``: fits, a choice of the number of clusters, and where identified people belong."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated as Option
+from typing import Any
 
 import jax
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
-from pl2d_ppl.cli.commands import read_with_features, save_figure
-from pl2d_ppl.clusters.fit import ClusterRun, ClusterTraining, ProgramName, fit_clusters, held_out
+from pl2d_ppl.cli.options import Program, Seed, integers, reports_errors
+from pl2d_ppl.cli.reading import read_with_features
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, ClusterRun, ProgramName, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import (
     choose_num_clusters,
     marginal_perplexity,
@@ -22,15 +25,50 @@ from pl2d_ppl.data.splits import mean_and_scale
 from pl2d_ppl.experiments.reports import versions, write_json
 from pl2d_ppl.inference.arviz import to_datatree
 from pl2d_ppl.io import check_writable, written_whole
+from pl2d_ppl.people.membership import Membership
 from pl2d_ppl.people.place_in_clusters import place_people
-from pl2d_ppl.plots import MOST_NAMES, plot_heatmap, plot_perplexity
+from pl2d_ppl.plots import MOST_NAMES, plot_heatmap, plot_perplexity, save_figure
 
-if TYPE_CHECKING:
-    from pl2d_ppl.people.membership import Membership
-
-__all__ = ["ClusterOptions", "run_clusters"]
+__all__ = ["ClusterOptions", "clusters", "run_clusters"]
 
 KEPT_ITEMS = 200  # held-out items whose posterior is written to disk
+
+
+@reports_errors
+def clusters(
+    votes: Option[
+        Path,
+        typer.Argument(
+            help="Items with features and anonymous votes: a .npz with x, and votes (N, L) or counts (N, C); perhaps "
+            "annotations, annotators. Or a table with x_0, x_1, ... and votes_NAME for each category; or .nc."
+        ),
+    ],
+    k: Option[str, typer.Option(help="Numbers of clusters, with commas.")] = "1,2,3,4,5",
+    program: Option[Program, typer.Option(help="Urn: nobody votes twice. LDA: paper B.")] = Program.urn,
+    people: Option[int, typer.Option(help="People behind the votes, for the urn; 0: the most votes on an item.")] = 0,
+    alpha: Option[float, typer.Option(help="Concentration of LDA.")] = 50.0,
+    seeds: Option[int, typer.Option(help="Fits of every number of clusters.", min=1)] = 3,
+    seed: Seed = 0,
+    steps: Option[int, typer.Option(help="Steps of Adam, rounded to whole epochs.", min=1)] = 1500,
+    batch_size: Option[int, typer.Option(help="Items a step.", min=1)] = 512,
+    test_share: Option[float, typer.Option(help="Share of items held out for the perplexity.")] = 0.2,
+    concentration: Option[float, typer.Option(help="Of the prior of memberships; below 1: few clusters each.")] = 0.3,
+    out: Option[Path, typer.Option(help="Folder to write to.")] = Path("outputs/clusters"),
+) -> None:
+    """Group people from anonymous votes; choose the number of groups; place identified people among them."""
+    options = ClusterOptions(
+        num_clusters=integers(k),
+        program=program.value,
+        people=people or None,
+        alpha=alpha,
+        seeds=seeds,
+        seed=seed,
+        steps=steps,
+        batch_size=batch_size,
+        test_share=test_share,
+        concentration=concentration,
+    )
+    typer.echo(run_clusters(votes, out, options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +112,7 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
         num_people=options.people,
         alphas=(options.alpha,),
         seeds=options.seeds,
-        training=ClusterTraining(steps=options.steps, batch_size=options.batch_size),
+        schedule=CLUSTER_SCHEDULE.replace(steps=options.steps, batch_size=options.batch_size),
     )
     rows = _rows(runs, x[test], counts[test])
     report = _report(rows, votes, counts, train, test, options)
@@ -148,7 +186,7 @@ def _write(
     out: Path,
     report: dict[str, Any],
     best: ClusterRun,
-    members: "Membership | None",
+    members: Membership | None,
     x: NDArray,
     votes: Annotated,
     counts: NDArray,
@@ -212,7 +250,7 @@ def _table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _people(members: "Membership | None") -> list[str]:
+def _people(members: Membership | None) -> list[str]:
     if members is None:
         return ["Nobody is identified (no key annotations): nobody's membership is told."]
     intervals = members.interval(0.9)

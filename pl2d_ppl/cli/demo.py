@@ -1,14 +1,15 @@
-"""The demonstration: handwritten digits, two simulated experts, half of their annotations missing."""
+"""``pl2d demo``: handwritten digits, two simulated experts, half of their annotations missing."""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Annotated as Option
 
 import jax
-import numpy as np
+import typer
 from tqdm.auto import tqdm
 
-from pl2d_ppl.cli.commands import curve_table, save_figure
+from pl2d_ppl.cli.options import reports_errors
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.experiments.curve import coverage_bounds
@@ -16,48 +17,35 @@ from pl2d_ppl.experiments.methods import build_method
 from pl2d_ppl.experiments.plots import plot_curve
 from pl2d_ppl.experiments.reports import write_json
 from pl2d_ppl.experiments.seeds import prepare_split, run_seeds
+from pl2d_ppl.experiments.tables import curve_table
+from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.inference.arviz import to_datatree
 from pl2d_ppl.inference.fit import fit
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.inference.schedule import Schedule
 from pl2d_ppl.io import check_writable, written_whole
-from pl2d_ppl.simulate import superclass_experts
+from pl2d_ppl.plots import save_figure
+from pl2d_ppl.simulate.digits import digits
 
-__all__ = ["digits", "run_demo"]
+__all__ = ["demo", "run_demo"]
 
+HIDDEN = (64,)
 METHODS = ("naive", "prob-l2d")
-NOISE = 1.0  # of the pixels, in units of their spread: clean digits leave the AI nothing to defer
 
 
-def digits(rng_key: jax.Array) -> Annotated:
-    """Scikit-learn's digits with pixel noise, and two experts: one right on 0 to 4, one on 5 to 9.
-
-    Parameters
-    ----------
-    rng_key : Array
-        Key of the noise and the experts.
-
-    Returns
-    -------
-    Annotated
-        1,797 images as vectors of 64 pixels.
-    """
-    from sklearn.datasets import load_digits
-
-    noise_key, expert_key = jax.random.split(rng_key)
-    loaded = load_digits()
-    x = loaded.data / loaded.data.std()
-    x = x + NOISE * np.asarray(jax.random.normal(noise_key, x.shape))
-    y = loaded.target.astype(np.int32)
-    said = superclass_experts(expert_key, y, y, 10, [range(5), range(5, 10)])
-    classes = tuple(str(c) for c in range(10))
-    return Annotated(x.astype(np.float32), y, said, classes=classes, annotators=("expert 0-4", "expert 5-9"))
+@reports_errors
+def demo(
+    quick: Option[bool, typer.Option("--quick", help="Fewer coverages and steps.")] = False,
+    out: Option[Path, typer.Option(help="Folder to write to.")] = Path("outputs/demo"),
+) -> None:
+    """Handwritten digits, two simulated experts, half of their annotations missing."""
+    typer.echo(run_demo(out, quick=quick))
 
 
 def run_demo(out: Path, *, quick: bool = False) -> str:
     """Run ``pl2d demo``: the table, curve.png, report.json and posterior.nc."""
     check_writable(out / "report.json")
     coverages = (0.0, 0.5, 1.0) if quick else (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    training = Training(hidden=(64,), steps=200 if quick else 600, batch_size=128)
+    schedule = Schedule(steps=200 if quick else 600)
     seeds = range(1 if quick else 2)
 
     def prepare(key: jax.Array, seed: int) -> tuple[Annotated, Annotated]:
@@ -65,36 +53,33 @@ def run_demo(out: Path, *, quick: bool = False) -> str:
         return prepare_split(split_key, digits(data_key), None, seed=seed, missing=0.5)
 
     with tqdm(total=len(METHODS) * len(seeds) * len(coverages), unit="fit") as bar:
-        run = partial(run_seeds, prepare, seeds, coverages, on_point=bar.update, training=training)
+        run = partial(run_seeds, prepare, seeds, coverages, on_point=bar.update, schedule=schedule, hidden=HIDDEN)
         reports = {name: run({"data": "digits", "method": name}, method=name) for name in METHODS}
     write_json(out / "report.json", reports)
     save_figure(plot_curve(reports).figure, out / "curve.png")
-    _save_posterior(out / "posterior.nc", prepare, training)
+    _save_posterior(out / "posterior.nc", prepare, schedule)
     files = ", ".join(str(out / name) for name in ("curve.png", "posterior.nc", "report.json"))
     return f"{curve_table(reports)}\nWritten: {files}"
 
 
-def _save_posterior(path: Path, prepare: Callable, training: Training) -> None:
+def _save_posterior(path: Path, prepare: Callable, schedule: Schedule) -> None:
     """Fit at coverage one half, and write the posterior of the test items' deciders and annotations."""
     fit_key, posterior_key = jax.random.split(jax.random.key(0))
     train, test = prepare(fit_key, 0)
-    from pl2d_ppl.guides.exact import exact
-
     lower, upper = coverage_bounds(0.5, train.num_experts)
-    model, _ = build_method("prob-l2d", train, training.hidden, "exact")
+    model, _ = build_method("prob-l2d", train, HIDDEN, "exact")
     model = partial(model, latent_annotations=True)
     guide = workload(exact(model, ["z"]), "z", lower, upper)
-    epochs, optimizer = training.epochs(train.num_items), training.optimizer(train.num_items)
+    num_items = train.num_items
     result = fit(
         fit_key,
         model,
         guide,
         train.batch(),
-        optimizer,
-        epochs=epochs,
-        batch_size=training.batch_size,
+        schedule.optimizer(num_items),
+        epochs=schedule.epochs(num_items),
+        batch_size=schedule.batch(num_items),
         progress=False,
-        on_interrupt="raise",
     )
     coords = {"expert": [*train.annotators, "AI"], "category": list(train.classes)}
     tree = to_datatree(posterior_key, result, test.batch(), num_samples=100, coords=coords)

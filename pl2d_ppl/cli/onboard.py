@@ -1,60 +1,92 @@
-"""What ``pl2d onboard`` does: the onboarding experiment over seeds and numbers of context items."""
+"""``pl2d onboard``: the onboarding experiment over seeds and numbers of context items."""
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated as Option
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+import typer
 from tqdm.auto import tqdm
 
 from pl2d_ppl.checks.warn import warn
-from pl2d_ppl.cli.commands import also_kept, read_with_features, save_figure
+from pl2d_ppl.cli.options import Program, Seed, floats, integers, names, reports_errors
+from pl2d_ppl.cli.reading import read_with_features
 from pl2d_ppl.clusters.fit import equal_sizes
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.data.files.formats import digest
-from pl2d_ppl.deferral.decisions import expert_accuracy
 from pl2d_ppl.experiments.curve import coverage_bounds
-from pl2d_ppl.experiments.methods import NEED_MEMBERSHIP
-from pl2d_ppl.experiments.onboarding import (
-    OnboardingOptions,
-    Workplace,
-    kept_items,
-    onboard,
-    open_workplace,
-    set_up_firm,
-)
-from pl2d_ppl.experiments.plots import plot_onboarding
-from pl2d_ppl.experiments.reports import add_seed, mean_and_spread, resume_report, select_seeds
+from pl2d_ppl.experiments.methods import METHODS, NEED_MEMBERSHIP
+from pl2d_ppl.experiments.onboarding.firm import kept_items, most_context
+from pl2d_ppl.experiments.onboarding.options import OnboardingOptions
+from pl2d_ppl.experiments.onboarding.seeds import PUBLISHED, draw_report, run_seed
+from pl2d_ppl.experiments.reports import add_seed, resume_report, select_seeds
+from pl2d_ppl.experiments.tables import also_kept, onboard_table
+from pl2d_ppl.inference.schedule import Schedule
 from pl2d_ppl.io import check_writable
-from pl2d_ppl.plots import plot_heatmap
-from pl2d_ppl.simulate import realised_error
+from pl2d_ppl.simulate.digits import digits
 
-__all__ = ["onboard_table", "run_onboard"]
+__all__ = ["onboard", "run_onboard"]
 
-# Paper B, Table 3: areas on CIFAR-100 with 6 people, by the number of context items.
-PUBLISHED = {
-    "100": {
-        "one-stage": 71.07,
-        "two-stage": 71.80,
-        "lecodu": 73.60,
-        "l2d-pop": 73.05,
-        "cluster-soft": 75.07,
-        "cluster-hard": 76.17,
-    },
-    "200": {
-        "one-stage": 73.87,
-        "two-stage": 75.02,
-        "lecodu": 74.81,
-        "l2d-pop": 70.59,
-        "cluster-soft": 76.68,
-        "cluster-hard": 77.31,
-    },
-}
+
+class Gate(StrEnum):
+    """What gates see."""
+
+    features = "features"
+    features_confidence = "features+confidence"
+
+
+@reports_errors
+def onboard(
+    data: Option[
+        Path | None,
+        typer.Argument(
+            help="Items with features and truth: a .npz with x and y, a table with x_0, x_1, ... and truth, or .nc; "
+            "people are simulated. By default the noisy digits of the demo."
+        ),
+    ] = None,
+    people: Option[int, typer.Option(help="People on the staff.", min=1)] = 6,
+    context: Option[str, typer.Option(help="Numbers of items that everybody annotates, with commas.")] = "100,200",
+    seeds: Option[int, typer.Option(help="Number of seeds.", min=1)] = 5,
+    seed: Seed = 0,
+    rates: Option[str, typer.Option(help="Nominal error rates of groups of people, with commas.")] = ".05,.2,.35",
+    clusters: Option[int, typer.Option(help="Number of clusters.", min=1)] = 3,
+    program: Option[Program, typer.Option(help="Finds clusters. Urn: nobody votes twice. LDA: paper B.")] = Program.urn,
+    alpha: Option[float, typer.Option(help="Concentration of LDA.")] = 50.0,
+    own_items: Option[
+        bool,
+        typer.Option("--own-items/--same-items", help="Whether everybody annotates items of their own, or the same."),
+    ] = False,
+    replaced: Option[float, typer.Option(help="Share of the staff replaced by newcomers after training.")] = 0.0,
+    gate: Option[Gate, typer.Option(help="Whether gates see how sure the AI is; pooled always does.")] = Gate.features,
+    methods: Option[str, typer.Option(help="What to compare, with commas, such as two-stage,pooled.")] = "all",
+    coverages: Option[str, typer.Option(help="Shares that the AI decides, with commas.")] = "0,.2,.4,.6,.8,1",
+    steps: Option[int, typer.Option(help="Steps of SGD of the gates, rounded to whole epochs.", min=1)] = 400,
+    cluster_steps: Option[int, typer.Option(help="Steps of Adam of the clusters, likewise.", min=1)] = 1000,
+    ai_steps: Option[int, typer.Option(help="Steps of the AI, likewise.", min=1)] = 2000,
+    out: Option[Path, typer.Option(help="Folder to write to.")] = Path("outputs/onboard"),
+) -> None:
+    """Compare methods on people known from few items, in clusters found in anonymous votes. Finished seeds are kept."""
+    chosen = METHODS if methods == "all" else tuple(dict.fromkeys(names(methods)))
+    options = OnboardingOptions(
+        people=people,
+        rates=tuple(floats(rates)),
+        clusters=clusters,
+        program=program.value,
+        alpha=alpha,
+        own_items=own_items,
+        replaced=replaced,
+        gate_input=gate.value,
+        coverages=tuple(floats(coverages)),
+        methods=chosen,
+        schedule=Schedule(steps=steps),
+        cluster_steps=cluster_steps,
+        ai_steps=ai_steps,
+    )
+    typer.echo(run_onboard(data, out, integers(context), range(seed, seed + seeds), options))
 
 
 def run_onboard(
@@ -81,9 +113,9 @@ def run_onboard(
             if seed in report["seeds"]:
                 bar.update(fits)
                 continue
-            people, row = _run_seed(seed, data, contexts, options, bar.update)
+            people, row = run_seed(seed, data, contexts, options, bar.update)
             report = add_seed(path, report, settings, seed, row, people=people)
-    written = ", ".join(map(str, [path, *_draw(out, report)]))
+    written = ", ".join(map(str, [path, *draw_report(out, report)]))
     return f"{onboard_table(select_seeds(report, seeds))}\nWritten: {written}{also_kept(report, seeds)}"
 
 
@@ -106,7 +138,7 @@ def _check(contexts: Sequence[int], options: OnboardingOptions) -> None:
 
 
 def _check_items(num_items: int, num_context: int, options: OnboardingOptions) -> None:
-    most = _most_context(num_items, options)
+    most = most_context(num_items, options)
     if num_context > most:
         test, unlabelled, least = kept_items(num_items, options)
         raise ValueError(
@@ -116,16 +148,9 @@ def _check_items(num_items: int, num_context: int, options: OnboardingOptions) -
         )
 
 
-def _most_context(num_items: int, options: OnboardingOptions) -> int:
-    """Items that may be annotated, when enough is left for training."""
-    return num_items - sum(kept_items(num_items, options))
-
-
 def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
     """Items with truth, of a file or of the demonstration, and where they come from."""
     if path is None:
-        from pl2d_ppl.cli.demo import digits
-
         data = digits(jax.random.key(0))
         return data, {"data": "digits", "sha256": sha256(data.x.tobytes() + data.y.tobytes()).hexdigest()}
     with warnings.catch_warnings():
@@ -142,113 +167,3 @@ def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
         warn(f"People are simulated on the items of {path}; left aside: {found}.")
     known = data.take(data.y >= 0)
     return known, {"data": path.name, "sha256": digest(path)}
-
-
-def _run_seed(
-    seed: int,
-    data: Annotated,
-    contexts: Sequence[int],
-    options: OnboardingOptions,
-    on_method: Callable[[], Any],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a seed; returns who the people are, which is the same for all seeds, and a row of the report."""
-    firm_key, place_key, method_key = jax.random.split(jax.random.key(seed), 3)
-    reserved = _reserved(data.num_items, contexts[-1], options)
-    firm = set_up_firm(firm_key, data.x, data.y, data.num_categories, options, reserved=reserved)
-    results, memberships = {}, {}
-    for number in contexts:
-        place = open_workplace(place_key, firm, options, number)
-        results[str(number)] = onboard(method_key, place, options, on_method=on_method)
-        if place.members is not None:
-            memberships[str(number)] = {"soft": place.members.soft, "interval": place.members.interval(0.9)}
-    people = {
-        "names": list(place.test.annotators),
-        "present": list(place.present),
-        "groups": firm.groups.tolist(),
-        "rates": [options.rates[g] for g in firm.groups],
-    }
-    error_rates = realised_error(firm.annotations, firm.y)
-    return people, {
-        "error_rates": error_rates,
-        "alone": _alone(place),
-        "results": results,
-        "memberships": memberships,
-    }
-
-
-def _reserved(num_items: int, num_context: int, options: OnboardingOptions) -> int:
-    """Items to annotate: of their own as far as there are enough; half of all at most."""
-    everybody = options.people + round(options.replaced * options.people)
-    wanted = num_context * everybody if options.own_items else num_context
-    return max(num_context, min(wanted, num_items // 2, _most_context(num_items, options)))
-
-
-def _alone(place: Workplace) -> dict[str, float]:
-    """Accuracy of the AI alone, and of the best person who is present."""
-    said = np.asarray(place.classifier(jnp.asarray(place.test.x))).argmax(-1)
-    people = zip(place.test.annotators, expert_accuracy(place.test), strict=True)
-    best = max(accuracy for name, accuracy in people if name in place.present and accuracy is not None)
-    return {"ai": float((said == place.test.y).mean()), "best_person": best}
-
-
-def _draw(out: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Draw the curves, and where people belong at the first seed and the most context items."""
-    figures = {"curve.png": plot_onboarding(report)}
-    if report["memberships"]:
-        number = str(report["settings"]["contexts"][-1])
-        soft, spread = (np.array(report["memberships"][number][name][0]) for name in ("soft", "interval"))
-        names = _labels(report)
-        label = f"membership after {number} items, seed {report['seeds'][0]}: posterior mean and 90 % interval"
-        clusters = [f"cluster {k}" for k in range(len(soft))]
-        figures["membership.png"] = plot_heatmap(soft, clusters, names, label=label, spread=spread).figure
-    for name, figure in figures.items():
-        save_figure(figure, out / name)
-    return [out / name for name in figures]
-
-
-def _labels(report: Mapping[str, Any]) -> list[str]:
-    """Names of people, whether they came or left before the day, and how often they err at the first seed."""
-    people, staff = report["people"], report["settings"]["options"]["people"]
-    labels = []
-    for m, (name, rate) in enumerate(zip(people["names"], report["error_rates"][0], strict=True)):
-        moved = "\n(new)" if m >= staff else "" if name in people["present"] else "\n(gone)"
-        labels.append(f"{name}{moved}\nerrs {100 * rate:.0f} %")
-    return labels
-
-
-def onboard_table(report: Mapping[str, Any]) -> str:
-    """Table of areas, methods by numbers of context items: mean and spread over seeds.
-
-    Parameters
-    ----------
-    report : mapping
-        As ``pl2d onboard`` writes it.
-
-    Returns
-    -------
-    str
-        The table, with the AI and the best person alone.
-    """
-    names = [*report["settings"]["options"]["methods"], "AI alone", "best person"]
-    width = max(map(len, names)) + 2
-    results = report["results"].values()
-    head = "".join(f"{number + ' context items':>32}" for number in report["results"])
-    lines = [f"{'':<{width}}{head}"]
-    for name in names[:-2]:
-        areas = ((mean_and_spread(rows[name][key]) for key in ("area_offset", "area")) for rows in results)
-        cells = ("{} ({})".format(*both) for both in areas)
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>32}" for cell in cells))
-    for name, key in zip(names[-2:], ("ai", "best_person"), strict=True):
-        cell = mean_and_spread(100 * np.array(report["alone"][key]))
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>32}" for _ in results))
-    seeds = len(report["seeds"])
-    title = f"Area x 100 with offsets (plain argmax), mean ± spread over {seeds} seed{'s' * (seeds > 1)}"
-    return "\n".join([title, *lines, _people(report)])
-
-
-def _people(report: Mapping[str, Any]) -> str:
-    """Who is there, with error rates over all items and seeds."""
-    people, rates = report["people"], np.mean(report["error_rates"], 0)
-    present = [name in people["present"] for name in people["names"]]
-    told = [", ".join(f"{r:.3f}" for r in rates[np.array(present) == there]) for there in (True, False)]
-    return f"Error rates of those present: {told[0]}" + (f"; of those who left: {told[1]}" if told[1] else "")

@@ -1,15 +1,43 @@
-"""What commands share: errors as one message, and lists with commas."""
+"""What commands share: their common options, errors as one message, lists with commas."""
 
 import logging
 import sys
 import warnings
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
+from pathlib import Path
+from typing import Annotated as Option
 from typing import Any
 
 import typer
 
-__all__ = ["floats", "integers", "names", "reports_errors"]
+__all__ = ["Data", "Guide", "Program", "Seed", "Steps", "floats", "integers", "names", "reports_errors"]
+
+Data = Option[
+    Path,
+    typer.Argument(
+        help="Items with features, truth and annotations. A .npz, or .nc, holds x, y, annotations (-1 where missing); "
+        "optionally group, x_test, y_test. A table (.csv, .tsv, .parquet) has truth, a column a person, and x_0, x_1, "
+        "...; what comes without features, `pl2d data convert` joins to them."
+    ),
+]
+Steps = Option[int, typer.Option(help="Steps of SGD, rounded to whole epochs.", min=1)]
+Seed = Option[int, typer.Option(help="First seed: of the split, the networks and everything simulated.")]
+
+
+class Guide(StrEnum):
+    """Posterior of the discrete sites."""
+
+    exact = "exact"
+    mean_field = "mean-field"
+
+
+class Program(StrEnum):
+    """Model of anonymous votes."""
+
+    urn = "urn"
+    lda = "lda"
 
 
 def reports_errors(command: Callable) -> Callable:

@@ -17,46 +17,30 @@ from scipy.special import softmax
 from pl2d_ppl.clusters.lda_evidence import evidence_states, lda_evidence
 from pl2d_ppl.data.votes import votes_of_counts
 from pl2d_ppl.engine.marginals import marginals
+from pl2d_ppl.guides.exact import exact
+from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.inference.compiled import PerRun
 from pl2d_ppl.inference.fit import fit, total_loss
 from pl2d_ppl.inference.result import FitResult
+from pl2d_ppl.inference.schedule import Schedule
+from pl2d_ppl.models.annotator_lda import annotator_lda
+from pl2d_ppl.models.annotator_urn import annotator_urn, cluster_probs
 from pl2d_ppl.networks import Ensemble, network_for
 
-__all__ = ["ClusterRun", "ClusterTraining", "equal_sizes", "fit_clusters", "held_out"]
+__all__ = ["CLUSTER_SCHEDULE", "ClusterRun", "equal_sizes", "fit_clusters", "held_out"]
 
 ProgramName = Literal["urn", "lda"]
 INACTIVE = 1e-3  # concentration of a cluster that takes no votes: its E[ln u] is below -900
+CLUSTER_SCHEDULE = Schedule(
+    steps=1500,
+    batch_size=512,
+    rule="adamw",
+    learning_rate=1e-3,
+    weight_decay=1e-3,
+    clip=None,
+    site_learning_rate=1e-2,  # skills are learned slowly
+)
 MAX_STATES = 1500  # of the sum over assignments, for an exact evidence
-
-
-@dataclasses.dataclass(frozen=True)
-class ClusterTraining:
-    """Networks and optimisation of cluster fits.
-
-    Attributes
-    ----------
-    hidden : tuple of int
-        Widths of the hidden layers; of images, channels of the convolutions.
-    steps : int
-        Steps of Adam, rounded to whole epochs.
-    batch_size : int
-        Items a step; of a smaller data set, all.
-    learning_rate, weight_decay : float
-        Of the networks, with a cosine schedule.
-    site_learning_rate : float
-        Of the sites that items share, such as skills.
-    """
-
-    hidden: tuple[int, ...] = (128,)
-    steps: int = 1500
-    batch_size: int = 512
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-3
-    site_learning_rate: float = 1e-2
-
-    def epochs(self, num_items: int) -> int:
-        """Return the number of epochs for a data set."""
-        return max(1, round(self.steps / max(1, num_items // self.batch_size)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,8 +106,6 @@ class ClusterRun:
 
 def _given_votes(result: FitResult, x: NDArray, counts: NDArray, batch_size: int) -> NDArray:
     """Cluster probabilities of the urn, averaged over the posterior of the truth."""
-    from pl2d_ppl.models.annotator_urn import cluster_probs
-
     shared = result.guide.continuous.median(result.params)  # type: ignore[attr-defined]
     params = {**result.params, **shared}
     posterior = _truth_posterior(result.model)
@@ -165,7 +147,8 @@ def fit_clusters(
     alphas: Sequence[float] = (50.0,),
     seeds: int = 1,
     validation_share: float = 0.1,
-    training: ClusterTraining | None = None,
+    hidden: tuple[int, ...] = (128,),
+    schedule: Schedule = CLUSTER_SCHEDULE,
     progress: bool = True,
 ) -> list[ClusterRun]:
     """Fit clusters of people to anonymous votes.
@@ -194,8 +177,10 @@ def fit_clusters(
         Number of seeds, of networks and mini-batches.
     validation_share : float
         Share of the items by which the epoch is chosen.
-    training : ClusterTraining, optional
-        Networks and optimisation.
+    hidden : tuple of int
+        Widths of the hidden layers; for images, channels of the convolutions.
+    schedule : Schedule
+        Steps and optimiser.
     progress : bool
         Whether to show progress bars.
 
@@ -213,28 +198,25 @@ def fit_clusters(
     most = int(counts.sum(1).max())
     people = most if num_people is None else num_people
     _check_request(num_clusters, seeds, program, people, most)
-    training = training or ClusterTraining()
     split_key, *keys = jax.random.split(rng_key, seeds + 1)
     order = np.asarray(jax.random.permutation(split_key, len(x)))
     held = int(len(x) * validation_share)
     parts = [{"x": x[rows], "counts": counts[rows].astype(np.int32)} for rows in (order[held:], order[:held])]
-    shape = _Shape(x.shape[1:], counts.shape[1], training, len(parts[0]["x"]), most)
+    shape = _Shape(x.shape[1:], counts.shape[1], tuple(hidden), schedule, len(parts[0]["x"]), most)
 
     def run(build: tuple, copies: int, arguments: dict) -> FitResult:
         model, guide, optimizer = build
-        batch_size = min(training.batch_size, len(parts[0]["x"]))
         return fit(
             jnp.tile(jnp.stack(keys), copies),
             model,
             guide,
             parts[0],
             optimizer,
-            epochs=training.epochs(len(parts[0]["x"])),
-            batch_size=batch_size,
+            epochs=schedule.epochs(shape.num_items),
+            batch_size=schedule.batch(shape.num_items),
             arguments=arguments,
             validation=parts[1] if held else None,
             progress=progress,
-            on_interrupt="raise",
         )
 
     if program == "urn":
@@ -269,33 +251,20 @@ class _Shape(NamedTuple):
 
     item: tuple[int, ...]
     num_categories: int
-    training: ClusterTraining
+    hidden: tuple[int, ...]
+    schedule: Schedule
     num_items: int
     max_votes: int
 
     def network(self) -> Callable:
-        return network_for(self.item, self.training.hidden, self.num_categories)
+        return network_for(self.item, self.hidden, self.num_categories)
 
     def optimizer(self) -> optax.GradientTransformation:
-        training = self.training
-        steps = training.epochs(self.num_items) * max(1, self.num_items // training.batch_size)
-        schedule = optax.cosine_decay_schedule
-        network = optax.adamw(schedule(training.learning_rate, steps), weight_decay=training.weight_decay)
-        site = optax.adam(schedule(training.site_learning_rate, steps))
-        return optax.partition({"network": network, "site": site}, _kinds)
-
-
-def _kinds(params: dict) -> dict:
-    kinds = {name: "network" if name.endswith("$params") else "site" for name in params}
-    return {name: jax.tree.map(lambda _, kind=kinds[name]: kind, leaf) for name, leaf in params.items()}
+        return self.schedule.optimizer(self.num_items)
 
 
 @lru_cache(maxsize=32)
 def _lda(shape: _Shape, num_clusters: int) -> tuple:
-    # Imported here: models and guides are the user's to edit, and import the engine themselves.
-    from pl2d_ppl.guides.mean_field import mean_field
-    from pl2d_ppl.models.annotator_lda import annotator_lda
-
     networks = partial(Ensemble, shape.network(), num_clusters)
     model = partial(annotator_lda, clusters=networks, max_votes=shape.max_votes)
     return model, mean_field(model), shape.optimizer()
@@ -306,9 +275,6 @@ def _urn(shape: _Shape, sizes: tuple[int, ...]) -> tuple:
     from numpyro.handlers import block
     from numpyro.infer.autoguide import AutoDelta
     from numpyro.infer.initialization import init_to_mean
-
-    from pl2d_ppl.guides.exact import exact
-    from pl2d_ppl.models.annotator_urn import annotator_urn
 
     model = partial(annotator_urn, truth=shape.network(), sizes=sizes, num_items=shape.num_items)
     # From random starts two clusters may meet, and hardly ever part again: the prior's means are apart.

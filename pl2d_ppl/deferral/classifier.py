@@ -5,7 +5,6 @@ from functools import lru_cache, partial
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 from numpy.typing import ArrayLike
 
@@ -14,9 +13,13 @@ from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.engine.guide_tools import no_guide
 from pl2d_ppl.inference.fit import fit
 from pl2d_ppl.inference.result import FitResult
+from pl2d_ppl.inference.schedule import Schedule
+from pl2d_ppl.models.classification import classification
 from pl2d_ppl.networks import Frozen, network_for
 
-__all__ = ["train_classifier", "trained_network"]
+__all__ = ["CLASSIFIER_SCHEDULE", "train_classifier", "trained_network"]
+
+CLASSIFIER_SCHEDULE = Schedule(rule="adamw", learning_rate=1e-3, weight_decay=1e-2)
 
 
 def train_classifier(
@@ -26,10 +29,7 @@ def train_classifier(
     num_categories: int,
     *,
     hidden: tuple[int, ...] = (128,),
-    steps: int = 2000,
-    batch_size: int = 128,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 1e-2,
+    schedule: Schedule = CLASSIFIER_SCHEDULE,
     validation_share: float = 0.1,
     progress: bool = False,
 ) -> Frozen:
@@ -47,12 +47,8 @@ def train_classifier(
         Number of categories C.
     hidden : tuple of int
         Widths of the hidden layers, or channels of the convolutions.
-    steps : int
-        Steps of AdamW at most, rounded to whole epochs.
-    batch_size : int
-        Items a step.
-    learning_rate, weight_decay : float
-        Of AdamW; the learning rate falls along a cosine.
+    schedule : Schedule
+        Steps and optimiser.
     validation_share : float
         Share of the items by whose loss the epoch is chosen.
     progress : bool
@@ -79,23 +75,17 @@ def train_classifier(
     held = int(len(order) * validation_share)
     parts = [{"x": x[rows], "y": y[rows]} for rows in (order[held:], order[:held])]
     num_items = len(parts[0]["x"])
-    batch_size = min(batch_size, num_items)
-    epochs = max(1, round(steps / (num_items // batch_size)))
     network = network_for(x.shape[1:], hidden, num_categories)
-    model, optimizer = _programs(
-        x.shape[1:], tuple(hidden), num_categories, epochs * (num_items // batch_size), learning_rate, weight_decay
-    )
     result = fit(
         fit_key,
-        model,
+        _program(x.shape[1:], tuple(hidden), num_categories),
         no_guide,
         parts[0],
-        optimizer,
-        epochs=epochs,
-        batch_size=batch_size,
+        schedule.optimizer(num_items),
+        epochs=schedule.epochs(num_items),
+        batch_size=schedule.batch(num_items),
         validation=parts[1] if held else None,
         progress=progress,
-        on_interrupt="raise",
     )
     return trained_network(result, "classifier", network)
 
@@ -135,19 +125,6 @@ def trained_network(result: FitResult, name: str, network: Callable[..., nnx.Mod
 
 
 @lru_cache(maxsize=32)
-def _programs(
-    item: tuple[int, ...],
-    hidden: tuple[int, ...],
-    num_categories: int,
-    steps: int,
-    learning_rate: float,
-    weight_decay: float,
-) -> tuple:
-    """Return the same objects for the same settings, which share a compilation."""
-    # Imported here: models are the user's to edit, and import the engine themselves.
-    from pl2d_ppl.models.classification import classification
-
-    network = network_for(item, hidden, num_categories)
-    schedule = optax.cosine_decay_schedule(learning_rate, steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adamw(schedule, weight_decay=weight_decay))
-    return partial(classification, classifier=network), optimizer
+def _program(item: tuple[int, ...], hidden: tuple[int, ...], num_categories: int) -> Callable:
+    """Return the same program for the same sizes, so that fits share a compilation."""
+    return partial(classification, classifier=network_for(item, hidden, num_categories))

@@ -21,11 +21,11 @@ from jax.scipy.special import logsumexp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from pl2d_ppl.checks.bounds import SLACK, check_bounds
+from pl2d_ppl.checks.bounds import SLACK
 from pl2d_ppl.deferral.assignment import exact_offsets, nearest_counts, option_counts
 from pl2d_ppl.engine.projection import LOG_FLOOR, Projection, log_floor, project
 
-__all__ = ["GATE_FLOOR", "Policy", "argmax_offsets", "argmax_policy", "project_people", "untied"]
+__all__ = ["GATE_FLOOR", "Policy", "argmax_policy", "project_people", "untied"]
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.03, 0.01)  # in units of the gate's spread; at the last, means are as good as shares
 GATE_FLOOR = -100.0  # ln of the least gate probability, about that of float32
@@ -48,39 +48,6 @@ class Policy(NamedTuple):
 
     offsets: NDArray[np.floating]
     people_probs: NDArray[np.floating]
-
-
-def argmax_offsets(gate: Any, lower: Any, upper: Any) -> np.ndarray:
-    """Offsets with which the argmax of a gate meets bounds on everybody's share.
-
-    Bounds on the mean of a posterior, or of a gate, are none on the argmax. At a low temperature the two agree, so
-    that the offsets are -T nu of the projection of gate^(1/T): no batch of test items is needed to use them.
-
-    Parameters
-    ----------
-    gate : array_like, shape (N, K) or (R, N, K)
-        Gate probabilities on training or validation items.
-    lower, upper : array_like, shape (K,) or (R, K)
-        Bounds on the shares.
-
-    Returns
-    -------
-    array, shape (K,) or (R, K)
-        Offsets, added to ln gate before the argmax.
-
-    Raises
-    ------
-    ValueError
-        If the bounds are infeasible, or of the wrong length.
-    """
-    lower, upper = check_bounds(lower, upper)
-    gate = jnp.asarray(gate)
-    if lower.shape[-1] != gate.shape[-1]:
-        raise ValueError(f"Expected {gate.shape[-1]} bounds, one a person and one for the AI, found {lower.shape[-1]}.")
-    if gate.ndim == 3:
-        lower, upper = (jnp.broadcast_to(b, (gate.shape[0], gate.shape[-1])) for b in (lower, upper))
-        return np.asarray(_anneal_runs(jnp.log(gate), None, lower, upper)[0])
-    return np.asarray(_anneal(jnp.log(gate), None, lower, upper)[0])
 
 
 def untied(log_gate: NDArray) -> NDArray[np.floating]:
@@ -161,7 +128,6 @@ def _annealed(log_gate: Array, log_people: Array | None, lower: Array, upper: Ar
 
 
 _anneal = jax.jit(_annealed)
-_anneal_runs = jax.jit(jax.vmap(_annealed, in_axes=(0, None, 0, 0)))
 
 
 def project_people(log_gate: Array, log_people: Array | None, lower: Array, upper: Array, **options: Any) -> Projection:

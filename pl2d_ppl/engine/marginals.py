@@ -9,7 +9,7 @@ from jax import Array
 from pl2d_ppl.engine.elimination import eliminate, total
 from pl2d_ppl.engine.factors import LatentSite
 from pl2d_ppl.engine.program import FrozenProgram, freeze, trace_factors
-from pl2d_ppl.engine.workload import tilt
+from pl2d_ppl.engine.tilt import tilt
 
 __all__ = ["conditional", "log_evidence", "marginals"]
 
@@ -20,7 +20,7 @@ def log_evidence(model: Callable, *, params: Mapping | None = None, max_plate_ne
     Parameters
     ----------
     model : callable
-        A NumPyro program; a :class:`~pl2d_ppl.engine.workload.tilt` may be around it. Its latent sites must be
+        A NumPyro program; a :class:`~pl2d_ppl.engine.tilt.tilt` may be around it. Its latent sites must be
         discrete.
     params : mapping, optional
         Values of parameters, mutable state, and of latent sites that are conditioned on.

@@ -134,7 +134,7 @@ def trace_factors(
     log_means : mapping of str to Array, optional
         E[ln u] of Dirichlet sites; by default that of the prior.
     wrap : callable, optional
-        A handler put around the program, such as a :class:`~pl2d_ppl.engine.workload.tilt`.
+        A handler put around the program, such as a :class:`~pl2d_ppl.engine.tilt.tilt`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Effect handlers: a tilt of a discrete site, and bounds on how often its values may be taken."""
+"""Effect handler: bounds on how often the values of a guide's discrete site are taken."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,101 +8,16 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.ops.indexing import Vindex
-from numpyro.primitives import Messenger
 
 from pl2d_ppl.checks.bounds import check_bounds
 from pl2d_ppl.engine.projection import log_floor, project, shift
+from pl2d_ppl.engine.site_handler import SiteHandler
 
-__all__ = ["tilt", "workload"]
-
-
-class _SiteHandler(Messenger):
-    """A handler of one sample site, which says so when the program does not have it."""
-
-    def __init__(self, fn: Callable | None, site: str):
-        self.site = site
-        self._names: list[str] = []
-        self._found = False
-        super().__init__(fn)
-
-    def __enter__(self):
-        self._names, self._found = [], False
-        return super().__enter__()
-
-    def __exit__(self, exc_type, exc_value, traceback):
-        super().__exit__(exc_type, exc_value, traceback)
-        if exc_type is None and not self._found:
-            raise ValueError(
-                f"Expected a discrete latent site {self.site!r}, found none of that name; the program samples "
-                f"{self._names or 'nothing'}. Mind the spelling, and that the site is not observed. "
-                "Sites inside a scan are not reached."
-            )
-
-    def _is_site(self, msg: dict) -> bool:
-        if msg["type"] != "sample" or msg["is_observed"]:
-            return False
-        self._names.append(msg["name"])
-        if msg["name"] != self.site:
-            return False
-        if not msg["fn"].has_enumerate_support:
-            raise ValueError(
-                f"Expected a discrete distribution with finite support at site {self.site!r}, "
-                f"found {type(msg['fn']).__name__}."
-            )
-        self._found = True
-        return True
-
-
-class tilt(_SiteHandler):
-    """Add ``log_weight[value]`` to the log joint at a discrete latent site.
-
-    The gradient of the log evidence with respect to ``log_weight``, at zero, is the posterior marginal of the
-    site; the gradient at ``-nu`` is that of the posterior under the multipliers ``nu`` of a workload bound.
-
-    Parameters
-    ----------
-    fn : callable
-        A model. A tilt is a :func:`numpyro.factor`, which has no meaning in a guide: tilt the guide's logits
-        there, or use :class:`workload`. It does not change what ``Predictive`` draws, which lists the factor as an
-        empty array ``{site}_tilt``.
-    site : str
-        Name of a discrete latent site.
-    log_weight : Array, shape (batch shape of the site, number of values)
-        What to add, for every plate element and value; leading axes may be missing or of size one.
-
-    Raises
-    ------
-    ValueError
-        If the program has no such site, if the shape does not fit, or if the site is tilted twice.
-    """
-
-    def __init__(self, fn: Callable | None = None, site: str = "", log_weight: Any = 0.0):
-        self.log_weight = log_weight
-        super().__init__(fn, site)
-
-    def postprocess_message(self, msg: dict) -> None:
-        """Add the factor behind the site."""
-        if not self._is_site(msg):
-            return
-        if msg.get("tilted"):
-            raise ValueError(f"Expected one tilt of site {self.site!r}, found two. Add their weights up.")
-        msg["tilted"] = True
-        size = msg["fn"].enumerate_support(expand=False).shape[0]
-        shape = jnp.shape(self.log_weight)
-        batch = tuple(msg["fn"].batch_shape)
-        plain = batch[-(len(shape) - 1) :] if len(shape) > 1 else ()
-        fits = shape and shape[-1] == size and len(shape) - 1 <= len(batch)
-        if not fits or any(s not in (1, b) for s, b in zip(shape[:-1], plain, strict=True)):
-            raise ValueError(
-                f"Expected log_weight of a shape that broadcasts to {(*batch, size)} at site {self.site!r}, "
-                f"found {shape}. Its last axis runs over the values of the site."
-            )
-        numpyro.factor(f"{self.site}_tilt", Vindex(jnp.asarray(self.log_weight))[..., msg["value"]])
+__all__ = ["workload"]
 
 
 @jax.tree_util.register_pytree_node_class
-class workload(_SiteHandler):
+class workload(SiteHandler):
     r"""Bound how often the values of a guide's discrete site are taken, on average over its plate.
 
     The distribution q at the site becomes its I-projection onto
@@ -171,12 +86,12 @@ class workload(_SiteHandler):
         handler = cls.__new__(cls)
         fn, site, handler.window, handler.tolerance, handler.max_steps = static
         handler.lower, handler.upper = bounds
-        _SiteHandler.__init__(handler, fn, site)
+        SiteHandler.__init__(handler, fn, site)
         return handler
 
     def process_message(self, msg: dict) -> None:
         """Replace the site's distribution by its projection."""
-        if not self._is_site(msg):
+        if not self.is_site(msg):
             return
         fn = msg["fn"]
         support = fn.enumerate_support(expand=False)

@@ -15,8 +15,8 @@ from pl2d_ppl.deferral.decisions import expert_accuracy
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.deferral.metrics import area_under_curve
 from pl2d_ppl.experiments.learned import Learned
-from pl2d_ppl.experiments.methods import GuideName, Task, coverage_bounds, learn
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.experiments.methods import GATE_SCHEDULE, GuideName, Task, coverage_bounds, learn
+from pl2d_ppl.inference.schedule import Schedule
 
 __all__ = ["coverage_curve", "evaluate_curve"]
 
@@ -29,7 +29,9 @@ def coverage_curve(
     *,
     method: str = "prob-l2d",
     guide: GuideName = "exact",
-    training: Training | None = None,
+    schedule: Schedule = GATE_SCHEDULE,
+    hidden: tuple[int, ...] = (128, 128),
+    window: int | None = None,
     on_point: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train a method at several coverages, the AI along with it, and evaluate it on the test part.
@@ -44,8 +46,8 @@ def coverage_curve(
         Targets.
     method, guide : str
         As for :func:`~pl2d_ppl.experiments.methods.learn`.
-    training : Training, optional
-        Networks and optimisation.
+    schedule, hidden, window : Schedule, tuple of int, int
+        As for :class:`~pl2d_ppl.experiments.methods.Task`.
     on_point : callable
         Called once for every coverage, for a progress bar.
 
@@ -62,7 +64,7 @@ def coverage_curve(
     _check_curve(test, coverages)
     start = time.perf_counter()
     points = [on_point] * len(coverages)
-    task = Task(train, tuple(coverages), training or Training(), guide=guide)
+    task = Task(train, tuple(coverages), schedule, hidden, window, guide=guide)
     learned = learn(method, rng_key, task, on_fit=lambda: points.pop()())
     row = evaluate_curve(learned, train.x, test, coverages)
     for point in points:  # of a method with one fit, or one batch of fits, for all coverages

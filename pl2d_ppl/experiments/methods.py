@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from pl2d_ppl.baselines.l2d_pop import train_l2d_pop
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
@@ -27,15 +26,33 @@ from pl2d_ppl.experiments.learned import (
     heard_people,
     representations,
 )
+from pl2d_ppl.guides.exact import exact
+from pl2d_ppl.guides.mean_field import mean_field
+from pl2d_ppl.guides.normal import normal
 from pl2d_ppl.inference.fit import fit
 from pl2d_ppl.inference.result import FitResult
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.inference.schedule import Schedule
+from pl2d_ppl.models.cluster_l2d import cluster_l2d
+from pl2d_ppl.models.pooled_l2d import pooled_l2d
+from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import Ensemble, Frozen, network_for
 from pl2d_ppl.people.pooled import PooledPeople
 
-__all__ = ["METHODS", "NEED_MEMBERSHIP", "Task", "build_method", "coverage_bounds", "learn"]
+__all__ = [
+    "GATE_SCHEDULE",
+    "METHODS",
+    "NEED_MEMBERSHIP",
+    "POOLED_SCHEDULE",
+    "Task",
+    "build_method",
+    "coverage_bounds",
+    "learn",
+]
 
 GuideName = Literal["exact", "mean-field"]
+ALL_ITEMS = 2**31  # a step
+GATE_SCHEDULE = Schedule()
+POOLED_SCHEDULE = Schedule(1000, ALL_ITEMS, "adamw", 0.05, weight_decay=0.0, clip=None)
 MOST_NETWORKS = 16  # of experts with one each; more of them share the hidden layers of one
 
 
@@ -49,8 +66,14 @@ class Task:
         Items, annotations and truth.
     coverages : tuple of float
         Shares of the items that the AI is to decide: what a method can steer, it is trained for each of them.
-    training : Training
-        Networks and optimisation.
+    schedule : Schedule
+        Steps and optimiser.
+    hidden : tuple of int
+        Widths of the hidden layers; for images, channels of the convolutions.
+    window : int, optional
+        Window of the workload, in items; by default every mini-batch is held to the bounds, as in paper A.
+    pooled_schedule : Schedule
+        Steps and optimiser of partially pooled people, who are no network.
     classifier : Frozen, optional
         The AI, trained first on other items. Without it, it is trained along.
     membership : array, shape (K, M), optional
@@ -61,7 +84,10 @@ class Task:
 
     train: Annotated
     coverages: tuple[float, ...]
-    training: Training = dataclasses.field(default_factory=Training)
+    schedule: Schedule = GATE_SCHEDULE
+    hidden: tuple[int, ...] = (128, 128)
+    window: int | None = None
+    pooled_schedule: Schedule = POOLED_SCHEDULE
     classifier: Frozen | None = None
     membership: np.ndarray | None = None
     guide: GuideName = "exact"
@@ -110,11 +136,6 @@ Programs = tuple[Callable, Callable]
 
 
 def _prob_l2d(shape: Shape, guide: GuideName) -> Programs:
-    # Imported here: models and guides are the user's to edit, and import the engine themselves.
-    from pl2d_ppl.guides.exact import exact
-    from pl2d_ppl.guides.mean_field import mean_field
-    from pl2d_ppl.models.prob_l2d import prob_l2d
-
     model = partial(
         prob_l2d,
         gating=shape.network(shape.num_experts + 1),
@@ -126,17 +147,12 @@ def _prob_l2d(shape: Shape, guide: GuideName) -> Programs:
 
 
 def _naive(shape: Shape, guide: GuideName) -> Programs:
-    from pl2d_ppl.guides.exact import exact
-
     del guide  # z alone is latent: both are the same
     model = partial(naive_l2d, gating=shape.network(shape.num_experts + 1), classifier=shape.classifier)
     return model, exact(model)
 
 
 def _cluster_l2d(shape: Shape, guide: GuideName) -> Programs:
-    from pl2d_ppl.guides.exact import exact
-    from pl2d_ppl.models.cluster_l2d import cluster_l2d
-
     del guide
     model = partial(
         cluster_l2d,
@@ -214,11 +230,11 @@ def learn(name: str, rng_key: jax.Array, task: Task, *, on_fit: Callable[[], Non
 
 
 def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], None]) -> GateLearned:
-    data, training = task.train, task.training
+    data, schedule = task.train, task.schedule
     view = _view(name, task)
     everybody = np.ones((1, data.num_experts)) if task.membership is None else np.asarray(task.membership)
     membership = None if view is None else view(everybody)
-    model, free_guide = build_method(name, data, training.hidden, task.guide, membership)
+    model, free_guide = build_method(name, data, task.hidden, task.guide, membership)
     arguments: dict = {} if membership is None else {"membership": np.asarray(membership, np.float32)}
     if task.classifier is not None:
         arguments["classifier"] = task.classifier.module if name in TRAINED_ON else task.classifier
@@ -231,12 +247,11 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
             model,
             guide,
             data.batch(),
-            training.optimizer(data.num_items),
-            epochs=training.epochs(data.num_items),
-            batch_size=training.batch(data.num_items),
+            schedule.optimizer(data.num_items),
+            epochs=schedule.epochs(data.num_items),
+            batch_size=schedule.batch(data.num_items),
             arguments=arguments,
             progress=False,
-            on_interrupt="raise",
         )
 
     bounds = [coverage_bounds(c, size - 1) for c in task.coverages]
@@ -245,11 +260,11 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
     elif data.x.ndim == 2:  # all coverages at once; not of images, whose convolutions are slow if vectorised
         lower, upper = map(np.stack, zip(*bounds, strict=True))
         keys = jnp.stack([rng_key] * len(bounds))
-        fits = [train(keys, workload(free_guide, site, lower, upper, window=training.window))]
+        fits = [train(keys, workload(free_guide, site, lower, upper, window=task.window))]
     else:
         fits = []
         for pair in bounds:
-            fits.append(train(rng_key, workload(free_guide, site, *pair, window=training.window)))
+            fits.append(train(rng_key, workload(free_guide, site, *pair, window=task.window)))
             on_fit()
     num_clusters = len(everybody) if name in NEED_MEMBERSHIP else None
     return GateLearned(fits, data.annotators, site is not None, membership, view, num_clusters)
@@ -293,7 +308,7 @@ def _view(name: str, task: Task) -> View | None:
 
 
 def _learn_population(rng_key: jax.Array, task: Task) -> PopulationLearned:
-    data, training, ai = task.train, task.training, task.classifier
+    data, ai = task.train, task.classifier
     heard = heard_people(data)
     if not heard.any():
         raise ValueError("Expected somebody with annotations of items of known truth for l2d-pop, found nobody.")
@@ -303,9 +318,9 @@ def _learn_population(rng_key: jax.Array, task: Task) -> PopulationLearned:
         data.annotations[:, heard],
         data.y,
         data.num_categories,
-        hidden=training.hidden,
-        steps=training.steps,
-        batch_size=training.batch(data.num_items),
+        hidden=task.hidden,
+        steps=task.schedule.steps,
+        batch_size=task.schedule.batch(data.num_items),
         class_logits=None if ai is None else ai(jnp.asarray(data.x)),
     )
     psi, heard = representations(trained, data)
@@ -315,32 +330,28 @@ def _learn_population(rng_key: jax.Array, task: Task) -> PopulationLearned:
 def _learn_pooled(rng_key: jax.Array, task: Task) -> PooledLearned:
     data = task.train
     membership = np.ones((1, data.num_experts)) if task.membership is None else task.membership
-    model, guide, optimizer = _pooled(task.training.pooled_steps)
+    model, guide = _pooled()
+    schedule = task.pooled_schedule
     fit_key, draw_key = jax.random.split(rng_key)
     result = fit(
         fit_key,
         model,
         guide,
         data.batch(),
-        optimizer,
-        epochs=task.training.pooled_steps,
-        batch_size=data.num_items,
+        schedule.optimizer(data.num_items),
+        epochs=schedule.epochs(data.num_items),
+        batch_size=schedule.batch(data.num_items),
         arguments={"membership": np.asarray(membership, np.float32), "classifier": task.classifier},
         progress=False,
-        on_interrupt="raise",
     )
     return PooledLearned(PooledPeople.of(draw_key, result, people=data.annotators))
 
 
 @lru_cache(maxsize=32)
-def _pooled(steps: int) -> tuple:
-    """Return the same program, guide and optimizer for the same number of steps: they share compilations."""
-    from pl2d_ppl.guides.exact import exact
-    from pl2d_ppl.guides.normal import normal
-    from pl2d_ppl.models.pooled_l2d import pooled_l2d
-
+def _pooled() -> Programs:
+    """Return the same program and guide every time, so that fits share a compilation."""
     guide = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))
-    return pooled_l2d, guide, optax.adam(optax.cosine_decay_schedule(0.05, steps))
+    return pooled_l2d, guide
 
 
 def _check(name: str, task: Task) -> None:

@@ -1,8 +1,7 @@
 """Training: SVI by epochs, each one compiled scan over shuffled mini-batches."""
 
-import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +18,7 @@ from pl2d_ppl.checks.keys import check_keys
 from pl2d_ppl.inference.compiled import Programs, compile_programs, one_run
 from pl2d_ppl.inference.result import FitResult
 
-__all__ = ["NonFiniteLossError", "fit"]
-
-logger = logging.getLogger("pl2d_ppl")
+__all__ = ["FitInterrupted", "NonFiniteLossError", "fit"]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -47,6 +44,23 @@ class NonFiniteLossError(ArithmeticError):
         )
 
 
+class FitInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a fit.
+
+    Attributes
+    ----------
+    result : FitResult
+        The fit at the end of the last epoch, with status ``interrupted``: pass it as ``resume=`` to go on.
+    """
+
+    def __init__(self, result: FitResult):
+        self.result = result
+        super().__init__(
+            f"Interrupted after {result.epoch} epochs. The fit so far is the attribute .result of this error; "
+            "fit(..., resume=error.result) goes on from it."
+        )
+
+
 def fit(
     rng_key: Array,
     model: Callable,
@@ -61,7 +75,6 @@ def fit(
     patience: int | None = None,
     resume: FitResult | None = None,
     progress: bool = True,
-    on_interrupt: Literal["return", "raise"] = "return",
     max_plate_nesting: int = 2,
 ) -> FitResult:
     """Fit a model and a guide by stochastic variational inference.
@@ -94,9 +107,6 @@ def fit(
         Go on from an earlier fit of the same programs, up to ``epochs`` in all, as if it had never stopped.
     progress : bool
         Whether to show a progress bar.
-    on_interrupt : {"return", "raise"}
-        What Ctrl-C does: returns the fit at the end of the last epoch, with status ``interrupted``, or raises
-        KeyboardInterrupt, as is right within a larger task, which would take half a fit for a whole one.
     max_plate_nesting : int
         Number of batch dimensions that plates may use.
 
@@ -111,6 +121,8 @@ def fit(
         Before anything is compiled, if data or arguments do not fit together.
     NonFiniteLossError
         If the loss is not finite.
+    FitInterrupted
+        At Ctrl-C, a ``KeyboardInterrupt``: its ``result`` is the fit at the end of the last epoch.
     """
     check_keys(rng_key)
     check_data(data, batch_size, "data")
@@ -118,8 +130,6 @@ def fit(
         check_data(validation, 1, "validation", like=data)
     elif patience is not None:
         raise ValueError("Expected validation data to stop early by, found patience without. Pass validation=...")
-    if on_interrupt not in ("return", "raise"):
-        raise ValueError(f"Expected on_interrupt='return' or 'raise', found {on_interrupt!r}.")
     if epochs < 1:
         raise ValueError(f"Expected at least one epoch, found epochs={epochs}.")
     check_arguments(arguments or {}, data)
@@ -137,12 +147,7 @@ def fit(
         _check_resume(resume, programs, rng_key)
         resume = resume.replace(programs=programs, leaves=leaves)
     training = _Training(rng_key, arrays, validation, batch_size)
-    result = training.run(resume, epochs, patience, progress)
-    if result.status == "interrupted":
-        if on_interrupt == "raise":
-            raise KeyboardInterrupt
-        logger.warning("Interrupted in epoch %d; pass the result as resume= to go on.", result.epoch)
-    return result
+    return training.run(resume, epochs, patience, progress)
 
 
 def _set_up_autoguides(guide: Callable, rng_key: Array, batch: Mapping[str, Array]) -> None:
@@ -187,7 +192,7 @@ class _Training:
                 if patience is not None and np.all(result.stale >= patience):
                     return result.replace(status="stopped_early")
         except KeyboardInterrupt:
-            return result.replace(status="interrupted")
+            raise FitInterrupted(result.replace(status="interrupted")) from None
         finally:
             bar.close()
         return result

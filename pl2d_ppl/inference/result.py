@@ -1,6 +1,7 @@
-"""What a fit gives: parameters, history, predictions, and offsets for deployment."""
+"""What a fit gives: parameters, history and predictions."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 from numpyro.infer.svi import SVIState
 
-from pl2d_ppl.deferral.offsets import argmax_offsets
+from pl2d_ppl.inference.checkpoint import write_checkpoint
 from pl2d_ppl.inference.compiled import Programs
 
 __all__ = ["FitResult", "Prediction"]
@@ -19,7 +20,9 @@ Status = Literal["started", "completed", "stopped_early", "interrupted"]
 
 
 class Prediction(NamedTuple):
-    """Predictions; of a batch of runs, every array has an axis of runs in front.
+    """Predictions; in a batch of runs, every array has an axis of runs in front.
+
+    ``Deferral.of(*prediction)`` says who decides on a day, among the people present and within bounds.
 
     Attributes
     ----------
@@ -27,13 +30,15 @@ class Prediction(NamedTuple):
         Probability that each expert, or the AI (last), should decide.
     ai : array, shape (N, C)
         The AI's probabilities of the categories.
-    decision : array of int, shape (N,)
-        Who decides: argmax of ln gate + offsets.
     """
 
     gate: np.ndarray
     ai: np.ndarray
-    decision: np.ndarray
+
+    @property
+    def decision(self) -> np.ndarray:
+        """Who decides, without bounds: the argmax of the gate, M for the AI, shape (N,)."""
+        return self.gate.argmax(-1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,22 +199,20 @@ class FitResult:
         return {n: np.concatenate([np.asarray(c[n]) for c in chunks], axis) for n in per_item}
 
     def predict(
-        self,
-        x: Any,
-        *,
-        offsets: Any = 0.0,
-        rng_key: Array | None = None,
-        num_samples: int = 1,
-        batch_size: int = 4096,
+        self, x: Any, *, rng_key: Array | None = None, num_samples: int = 1, batch_size: int = 4096
     ) -> Prediction:
-        """Decide who answers: argmax_k of ln g_k(x) + offset_k.
+        """Predict who should decide, and what the AI says.
+
+        Decisions within bounds on everybody's share are a matter of the
+        :class:`~pl2d_ppl.deferral.deferral.Deferral` that the prediction leads to::
+
+            day = Deferral.of(*result.predict(x), people=names)
+            day.bounded(lower, upper).decision
 
         Parameters
         ----------
         x : array, shape (N, ...)
             Inputs.
-        offsets : array, shape (M+1,) or (R, M+1)
-            From :meth:`offsets`.
         rng_key, num_samples : Array, int
             Where network weights have a posterior: probabilities are means over so many draws of it.
         batch_size : int
@@ -218,7 +221,7 @@ class FitResult:
         Returns
         -------
         Prediction
-            Gate and AI probabilities, and decisions.
+            Gate and AI probabilities.
 
         Raises
         ------
@@ -231,39 +234,32 @@ class FitResult:
         if missing:
             raise ValueError(f"Expected deterministic sites gate_logits and ai_logits, found no {missing}. Add them.")
         draws = -3
-        gate, ai = (np.asarray(jax.nn.softmax(outputs[n], -1)).mean(draws) for n in ("gate_logits", "ai_logits"))
-        shape = (*gate.shape[:-2], gate.shape[-1])
-        if np.shape(offsets) not in ((), shape, shape[-1:]):
-            raise ValueError(f"Expected offsets of shape {shape}, one for everybody, found {np.shape(offsets)}.")
-        shifts = np.broadcast_to(offsets, shape)[..., None, :]
-        with np.errstate(divide="ignore"):
-            decision = (np.log(gate) + shifts).argmax(-1)
-        return Prediction(gate, ai, decision)
+        return Prediction(
+            *(np.asarray(jax.nn.softmax(outputs[n], -1)).mean(draws) for n in ("gate_logits", "ai_logits"))
+        )
 
-    def offsets(self, x: Any, lower: Any, upper: Any, **kwargs: Any) -> np.ndarray:
-        """Offsets with which decisions on x meet bounds on everybody's share; see :func:`argmax_offsets`.
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fit to a folder, from which :func:`~pl2d_ppl.inference.load.load` reads it.
 
         Parameters
         ----------
-        x : array, shape (N, ...)
-            Inputs of the training or validation part.
-        lower, upper : array_like, shape (M+1,) or (R, M+1)
-            Bounds on the shares.
-        **kwargs
-            As for :meth:`predict`.
+        path : path-like
+            Folder; an older one is replaced once the new one is complete.
 
-        Returns
-        -------
-        array, shape (M+1,) or (R, M+1)
-            For ``predict(..., offsets=...)``.
+        Raises
+        ------
+        ValueError
+            If the folder cannot be written to, or holds something else.
         """
-        return argmax_offsets(self.predict(x, **kwargs).gate, lower, upper)
-
-    def save(self, path: Any) -> None:
-        """Write the fit to a folder; see :func:`~pl2d_ppl.inference.checkpoint.save`."""
-        from pl2d_ppl.inference.checkpoint import save
-
-        save(self, path)
+        notes = {
+            "epoch": self.epoch,
+            "status": self.status,
+            "batched": self.programs.batched,
+            "example": {n: [list(s.shape), str(s.dtype)] for n, s in self.example.items()},
+            "runs": list(np.shape(self.best_loss)),
+        }
+        arrays = {**self.history, "best_loss": self.best_loss, "stale": self.stale}
+        write_checkpoint(path, notes, arrays, (self.state, self.best_state))
 
     def _check_inputs(self, x: Any) -> Array:
         x = jnp.asarray(x)

@@ -1,42 +1,62 @@
-"""Networks and optimisation that methods share."""
+"""How long to optimise, on how many items a step, and by which rule."""
 
 import dataclasses
 from functools import lru_cache
+from typing import Any, Literal
 
+import jax
 import optax
 
-__all__ = ["Training"]
+__all__ = ["Schedule"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """Networks and optimisation, shared by all methods (paper A, appendix, at the scale of feature vectors).
+class Schedule:
+    """Steps of an optimiser whose learning rate falls along a cosine.
+
+    By default that of paper A's appendix, at the scale of feature vectors.
 
     Attributes
     ----------
-    hidden : tuple of int
-        Widths of the hidden layers; of images, channels of the convolutions.
     steps : int
-        Steps of SGD, rounded to whole epochs.
+        Steps, rounded to whole epochs.
     batch_size : int
-        Items a step; of a smaller data set, all.
-    learning_rate, momentum, weight_decay, clip : float
-        Of SGD with a cosine schedule; the gradient is clipped to a global norm.
-    window : int or None
-        Window of the workload, in items; None holds every mini-batch to the bounds, as paper A.
-    pooled_steps : int
-        Steps of Adam, each on all items, of partially pooled people, who are no network.
+        Items a step; all of a smaller data set.
+    rule : {"sgd", "adamw"}
+        Which optimiser.
+    learning_rate, weight_decay : float
+        Of networks.
+    momentum : float
+        Of SGD.
+    clip : float, optional
+        Largest global norm of the gradient.
+    site_learning_rate : float, optional
+        Learning rate of Adam, without decay, for the sites that items share; by default they are treated as networks
+        are.
     """
 
-    hidden: tuple[int, ...] = (128, 128)
     steps: int = 2000
     batch_size: int = 128
+    rule: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.05
-    momentum: float = 0.9
     weight_decay: float = 5e-4
-    clip: float = 10.0
-    window: int | None = None
-    pooled_steps: int = 1000
+    momentum: float = 0.9
+    clip: float | None = 10.0
+    site_learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        if self.rule not in ("sgd", "adamw"):
+            raise ValueError(f"Expected a rule out of sgd and adamw, found {self.rule!r}.")
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"Expected at least one step, on at least one item, found steps={self.steps} and "
+                f"batch_size={self.batch_size}."
+            )
+
+    def replace(self, **changes: Any) -> "Schedule":
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     def batch(self, num_items: int) -> int:
         """Return the number of items a step for a data set."""
@@ -44,17 +64,31 @@ class Training:
 
     def epochs(self, num_items: int) -> int:
         """Return the number of epochs for a data set."""
-        return max(1, round(self.steps / max(1, num_items // self.batch_size)))
+        return max(1, round(self.steps / self._steps_an_epoch(num_items)))
 
     def optimizer(self, num_items: int) -> optax.GradientTransformation:
-        """Return the optimizer for a data set; the same object for the same settings."""
-        return _optimizer(self, self.epochs(num_items) * max(1, num_items // self.batch_size))
+        """Return the optimiser for a data set; the same object for the same settings."""
+        return _optimizer(self, self.epochs(num_items) * self._steps_an_epoch(num_items))
+
+    def _steps_an_epoch(self, num_items: int) -> int:
+        return max(1, num_items // self.batch_size)
 
 
-@lru_cache(maxsize=32)
-def _optimizer(training: Training, steps: int) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.clip_by_global_norm(training.clip),
-        optax.add_decayed_weights(training.weight_decay),
-        optax.sgd(optax.cosine_decay_schedule(training.learning_rate, steps), momentum=training.momentum),
-    )
+@lru_cache(maxsize=64)
+def _optimizer(schedule: Schedule, steps: int) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(schedule.learning_rate, steps)
+    if schedule.rule == "sgd":
+        decay = optax.add_decayed_weights(schedule.weight_decay)
+        rule = optax.chain(decay, optax.sgd(rate, momentum=schedule.momentum))
+    else:
+        rule = optax.adamw(rate, weight_decay=schedule.weight_decay)
+    if schedule.site_learning_rate is not None:
+        site = optax.adam(optax.cosine_decay_schedule(schedule.site_learning_rate, steps))
+        rule = optax.partition({"network": rule, "site": site}, _kinds)
+    return rule if schedule.clip is None else optax.chain(optax.clip_by_global_norm(schedule.clip), rule)
+
+
+def _kinds(params: dict[str, Any]) -> dict[str, Any]:
+    """Tell parameters of networks, which ``nnx_module`` names so, from those of sites."""
+    kinds = {name: "network" if name.endswith("$params") else "site" for name in params}
+    return {name: jax.tree.map(lambda _, kind=kinds[name]: kind, leaf) for name, leaf in params.items()}

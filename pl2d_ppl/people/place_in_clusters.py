@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pl2d_ppl.clusters.fit import ClusterRun
+from pl2d_ppl.models.membership import membership
 from pl2d_ppl.people.membership import Membership
 from pl2d_ppl.people.place import sample_membership
 
@@ -52,8 +53,6 @@ def place_people(
     Membership
         Posterior of everybody's membership.
     """
-    from pl2d_ppl.models.membership import membership
-
     x, counts, annotations = np.asarray(x), np.asarray(counts), np.asarray(annotations)
     if run.program == "lda":
         annotated = (annotations >= 0).any(1)

@@ -18,6 +18,8 @@ from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.checks.membership import check_membership
 from pl2d_ppl.checks.names import names_of
 from pl2d_ppl.deferral.deferral import Deferral
+from pl2d_ppl.guides.exact import exact
+from pl2d_ppl.guides.normal import normal
 from pl2d_ppl.inference.fit import fit
 from pl2d_ppl.inference.posterior import draw_continuous
 from pl2d_ppl.inference.result import FitResult
@@ -227,7 +229,6 @@ class PooledPeople:
             batch_size=np.shape(data["x"])[0],
             arguments={name: a for name, a in self.arguments.items() if name != "membership"} | own,
             progress=False,
-            on_interrupt="raise",
         )
         num_samples = len(self.draws[self.site])
         rows = _draw_continuous(draw_key, result, num_samples)[self.site]
@@ -286,8 +287,6 @@ def _draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dic
 @lru_cache(maxsize=32)
 def _newcomers(model: Callable, steps: int, learning_rate: float) -> tuple:
     """Return the program of newcomers, its guide and optimizer; the same objects for the same program."""
-    from pl2d_ppl.guides.exact import exact
-    from pl2d_ppl.guides.normal import normal
 
     def newcomers(*args, shared: Mapping[str, Array], of_newcomers: Array, **kwargs) -> None:
         own = {**kwargs, "membership": of_newcomers, "num_items": None}  # who need not be in every cluster

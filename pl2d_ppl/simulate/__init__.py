@@ -1,6 +1,7 @@
 """Simulated people: what they say, and what is left without names."""
 
 from pl2d_ppl.simulate.anonymous import anonymise
+from pl2d_ppl.simulate.digits import digits
 from pl2d_ppl.simulate.instance import instance_dependent_experts
 from pl2d_ppl.simulate.people import simulate_people
 from pl2d_ppl.simulate.rates import expected_rate, realised_error
@@ -8,6 +9,7 @@ from pl2d_ppl.simulate.superclass import superclass_experts
 
 __all__ = [
     "anonymise",
+    "digits",
     "expected_rate",
     "instance_dependent_experts",
     "realised_error",

@@ -15,7 +15,7 @@ from oracles import prob_l2d_closed_form
 from programs import Table, random_l2d
 from scipy.special import expit, logit, logsumexp, softmax
 
-from pl2d_ppl import MLP, fit
+from pl2d_ppl import MLP, Deferral, fit
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
 from pl2d_ppl.baselines.one_stage import one_stage
 from pl2d_ppl.baselines.two_stage import two_stage
@@ -265,8 +265,9 @@ def test_a_gate_on_a_frozen_classifier_reaches_the_optimum(case):
         np.testing.assert_allclose(logits[run, :, M], frozen.max(1), rtol=1e-6)
     np.testing.assert_array_equal(result.predict(x).decision, [[2, 2], [0, 1]])
     # Coverage can be shifted afterwards.
-    offsets = result.offsets(x, [0, 0, 0], [1, 1, 0])
-    np.testing.assert_array_equal(result.predict(x, offsets=offsets).decision, [[0, 1], [0, 1]])
+    for run in range(2):
+        bounded = Deferral.of(*result.run(run).predict(x)).bounded([0, 0, 0], [1, 1, 0])
+        np.testing.assert_array_equal(bounded.decision, [0, 1])
 
 
 @pytest.mark.slow

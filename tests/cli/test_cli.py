@@ -9,8 +9,11 @@ import pytest
 from scipy.special import softmax
 from typer.testing import CliRunner
 
-from pl2d_ppl import Annotated, read_npz, standardise, write_npz
-from pl2d_ppl.cli.app import Method, app
+from pl2d_ppl import Annotated, standardise
+from pl2d_ppl.cli.app import app
+from pl2d_ppl.cli.curve import Method
+from pl2d_ppl.cli.predict import load_saved
+from pl2d_ppl.data import read_npz, write_npz
 from pl2d_ppl.experiments.methods import METHODS, NEED_MEMBERSHIP
 
 # Who annotated only some items of the test part cannot be judged on the others, which curves tell.
@@ -286,7 +289,7 @@ def test_fit_tells_the_shares_and_saves(fitted):
     settings = json.loads((path / "settings.json").read_text())
     assert settings["annotators"] == ["Ada", "Bob"]
     assert settings["classes"] == ["cat", "dog", "owl"]
-    assert len(settings["offsets"]) == 3
+    assert len(settings["policy"]["offsets"]) == 3
 
 
 @pytest.fixture(scope="module")
@@ -308,13 +311,10 @@ def forward(params, name, x):
 
 
 def test_predictions_are_those_of_the_saved_networks(fitted, predicted, data):
-    from pl2d_ppl.cli.commands import _rebuild
-    from pl2d_ppl.inference.checkpoint import load
-
     _, arrays = predicted
     settings = json.loads((fitted[1] / "settings.json").read_text())
     (scaled,) = standardise(read_npz(data)[0])
-    result = load(fitted[1] / "fit", *_rebuild(settings, scaled.x))
+    result = load_saved(fitted[1] / "fit", settings, scaled.x)
     assert {n: a.shape for n, a in arrays.items()} == {
         "decision": (48,),
         "gate": (48, 3),
@@ -330,7 +330,7 @@ def test_predictions_are_those_of_the_saved_networks(fitted, predicted, data):
     )
     np.testing.assert_allclose(arrays["belief"].sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(arrays["belief"][:, 2], arrays["ai"], rtol=1e-5)
-    expected = (np.log(arrays["gate"]) + settings["offsets"]).argmax(-1)
+    expected = (np.log(arrays["gate"]) + settings["policy"]["offsets"]).argmax(-1)
     np.testing.assert_array_equal(arrays["decision"], expected)
     assert arrays["decision"].dtype == np.int32
     assert list(arrays["deciders"]) == ["Ada", "Bob", "AI"]
@@ -468,7 +468,7 @@ def test_an_unwritable_folder_is_refused_before_training(data, tmp_path, monkeyp
     def never(*args, **options):
         raise AssertionError("trained in vain")
 
-    for place in ("experiments.methods.fit", "cli.commands.fit", "cli.demo.fit"):
+    for place in ("experiments.methods.fit", "cli.fit.fit_program", "cli.demo.fit"):
         monkeypatch.setattr(f"pl2d_ppl.{place}", never)
     (tmp_path / "file").write_text("kept")
     args = [] if command == "demo" else [data]
@@ -479,7 +479,7 @@ def test_an_unwritable_folder_is_refused_before_training(data, tmp_path, monkeyp
 
 
 def test_fit_does_not_replace_a_folder_of_other_things(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("pl2d_ppl.cli.commands.fit", lambda *args, **options: pytest.fail("trained in vain"))
+    monkeypatch.setattr("pl2d_ppl.cli.fit.fit_program", lambda *args, **options: pytest.fail("trained in vain"))
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "thesis.txt").write_text("years of work")
     refused(pl2d("fit", data, "--out", tmp_path / "results"), "Expected")

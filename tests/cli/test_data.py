@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pl2d_ppl.cli.app import app
-from pl2d_ppl.cli.commands import _read_inputs
+from pl2d_ppl.cli.reading import read_inputs
 from pl2d_ppl.data import Annotated, read_data, write_data
 from pl2d_ppl.data.files.formats import digest
 
@@ -240,14 +240,14 @@ def test_a_table_is_fitted_and_predicted(folder, tmp_path):
 
 def test_inputs_of_predictions_need_no_labels(folder, tmp_path):
     (tmp_path / "new.csv").write_text("item,f,g\nu,1,0\nv,0,-1\n")
-    assert _read_inputs(tmp_path / "new.csv").tolist() == [[1, 0], [0, -1]]
+    assert read_inputs(tmp_path / "new.csv").tolist() == [[1, 0], [0, -1]]
     for name in ("toy.npz", "toy.nc", "toy.csv", "toy.parquet"):
-        np.testing.assert_array_equal(_read_inputs(folder / name), toy().x)
+        np.testing.assert_array_equal(read_inputs(folder / name), toy().x)
     (tmp_path / "new.csv").write_text("item,x_0\nu,1\nv,\n")
     with pytest.raises(ValueError, match=r"Expected finite inputs in .*, found NaN"):
-        _read_inputs(tmp_path / "new.csv")
+        read_inputs(tmp_path / "new.csv")
     with pytest.raises(ValueError, match=r"Expected features in .*json, found annotations only"):
-        _read_inputs(folder / "json")
+        read_inputs(folder / "json")
 
 
 def test_reports_are_of_the_file(folder, tmp_path, monkeypatch):

@@ -10,13 +10,13 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from pl2d_ppl.cli.app import app
-from pl2d_ppl.clusters.fit import ClusterTraining, equal_sizes, fit_clusters, held_out
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, equal_sizes, fit_clusters, held_out
 from pl2d_ppl.clusters.lda_evidence import lda_evidence
 from pl2d_ppl.data import read_npz
 from pl2d_ppl.data.votes import votes_of_counts
 from pl2d_ppl.plots import plot_heatmap, plot_perplexity
 
-QUICK = ClusterTraining(hidden=(8,), steps=6, batch_size=32)
+QUICK = {"hidden": (8,), "schedule": CLUSTER_SCHEDULE.replace(steps=6, batch_size=32)}
 
 
 def votes_data(num_items=80, num_votes=4, num_categories=3, seed=0):
@@ -32,7 +32,7 @@ def votes_data(num_items=80, num_votes=4, num_categories=3, seed=0):
 def lda_runs():
     x, _, counts = votes_data()
     return fit_clusters(
-        jax.random.key(0), x, counts, [1, 3], program="lda", alphas=(2.0, 50.0), seeds=2, training=QUICK, progress=False
+        jax.random.key(0), x, counts, [1, 3], program="lda", alphas=(2.0, 50.0), seeds=2, **QUICK, progress=False
     )
 
 
@@ -71,7 +71,7 @@ def test_held_out_bound_lies_below_the_evidence_of_the_votes_in_order(lda_runs):
 @pytest.mark.slow
 def test_the_urns_bound_is_the_evidence_and_votes_of_others_tell_of_the_truth():
     x, _, counts = votes_data(num_votes=6)
-    runs = fit_clusters(jax.random.key(1), x, counts, [2], program="urn", num_people=6, training=QUICK, progress=False)
+    runs = fit_clusters(jax.random.key(1), x, counts, [2], program="urn", num_people=6, **QUICK, progress=False)
     (row,) = held_out(runs, x, counts)
     assert row["elbo"] == row["evidence"] < 0
     unanimous = np.zeros_like(counts)
@@ -102,7 +102,7 @@ def test_sizes_differ_by_one_at_most(people, clusters, sizes):
 )
 def test_bad_requests(changes, message):
     x, _, counts = votes_data()
-    arguments = {"num_clusters": [2], "training": QUICK, "progress": False} | changes
+    arguments = {"num_clusters": [2], **QUICK, "progress": False} | changes
     with pytest.raises(ValueError, match=message):
         fit_clusters(jax.random.key(0), x, counts, **arguments)
 

@@ -13,7 +13,7 @@ from numpyro.infer.util import log_density
 from scipy.special import log_softmax
 
 from pl2d_ppl import MLP, ConvNet, Frozen, fit, train_classifier
-from pl2d_ppl.deferral.classifier import trained_network
+from pl2d_ppl.deferral.classifier import CLASSIFIER_SCHEDULE, trained_network
 from pl2d_ppl.engine.guide_tools import no_guide
 from pl2d_ppl.models.classification import classification
 
@@ -45,7 +45,9 @@ def test_a_classifier_learns_images():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 60)
     x = (rng.normal(size=(60, 8, 8, 1)) + 2 * y[:, None, None, None]).astype(np.float32)
-    frozen = train_classifier(KEY, x, y, 2, hidden=(4,), steps=100, batch_size=20, learning_rate=0.05)
+    frozen = train_classifier(
+        KEY, x, y, 2, hidden=(4,), schedule=CLASSIFIER_SCHEDULE.replace(steps=100, batch_size=20, learning_rate=0.05)
+    )
     outputs = frozen(jnp.asarray(x))
     assert np.mean(outputs.argmax(-1) == y) > 0.95
     np.testing.assert_allclose(outputs[:3], frozen(jnp.asarray(x[:3])), atol=1e-5)
@@ -95,7 +97,13 @@ X, Y = blobs(20)
 )
 def test_bad_data(changes, message):
     with pytest.raises(ValueError, match=message):
-        train_classifier(KEY, **({"x": X, "y": Y} | changes), num_categories=3, hidden=(), steps=2)
+        train_classifier(
+            KEY,
+            **({"x": X, "y": Y} | changes),
+            num_categories=3,
+            hidden=(),
+            schedule=CLASSIFIER_SCHEDULE.replace(steps=2),
+        )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +129,7 @@ def test_data_that_do_not_fit_together(monkeypatch, changes):
 def test_truth_may_be_known_of_few():
     y = np.where(np.arange(20) < 3, Y, -1)
     for key in range(3):
-        train_classifier(jax.random.key(key), X, y, 3, hidden=(), steps=2)
+        train_classifier(jax.random.key(key), X, y, 3, hidden=(), schedule=CLASSIFIER_SCHEDULE.replace(steps=2))
 
 
 @SLOW

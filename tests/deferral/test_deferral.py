@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.special import log_softmax, softmax
 
-from pl2d_ppl import Annotated, argmax_offsets
+from pl2d_ppl import Annotated
 from pl2d_ppl.checks.membership import check_membership
 from pl2d_ppl.deferral import deferral as deferral_module
 from pl2d_ppl.deferral.assignment import _shortest_paths, exact_offsets, nearest_counts
 from pl2d_ppl.deferral.decisions import evaluate_decisions
 from pl2d_ppl.deferral.deferral import Deferral
-from pl2d_ppl.deferral.offsets import Policy, _anneal, project_people, untied
+from pl2d_ppl.deferral.offsets import Policy, project_people, untied
 
 KEY = jax.random.key(0)
 PEOPLE = ("ann", "bob", "cid")
@@ -278,19 +278,35 @@ def test_the_projection_of_marginals_is_that_of_the_joint(float64, omega, temper
     np.testing.assert_allclose(joint.sum(1).mean(0), found.mean, atol=1e-8)
 
 
-@pytest.mark.slow
-def test_of_people_who_are_options_it_is_the_offsets_of_the_argmax(float64):
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        gate, (lower, upper) = random_gate(rng, 300, 4).astype(float), random_bounds(rng, np.ones(4, bool))
-        expected = argmax_offsets(gate, lower, upper)
-        with np.errstate(divide="ignore"):
-            found, _ = _anneal(*(jnp.asarray(a) for a in (np.log(gate), np.log(np.eye(4)), lower, upper)))
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-        exact = Deferral.of(gate, np.full((300, 2), 0.5)).fit_policy(lower, upper)
-        decisions = [(np.log(gate) + offsets).argmax(1) for offsets in (expected, exact.offsets)]
-        assert np.sum(decisions[0] != decisions[1]) <= 12  # but for the items that a temperature does not tell apart
-        np.testing.assert_array_equal(exact.people_probs, np.eye(4))
+def shares_of(gate, lower, upper):
+    """Shares of people who are options, within bounds."""
+    return Deferral.of(gate, np.full((len(gate), 2), 0.5)).bounded(lower, upper).shares
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.98))
+def test_of_two_people_the_items_of_highest_odds_are_chosen(seed, share):
+    """Brute force: the AI decides the items with the highest odds, as many as its share says."""
+    logit = np.random.default_rng(seed).standard_normal(400)
+    gate = np.stack([1 / (1 + np.exp(logit)), 1 / (1 + np.exp(-logit))], -1)
+    decision = Deferral.of(gate, np.full((400, 2), 0.5)).bounded([0, share], [1, share]).decision
+    count = int(decision.sum())
+    assert abs(count - share * 400) <= 1
+    assert set(np.flatnonzero(decision)) == set(np.argsort(-logit)[:count])
+
+
+@pytest.mark.parametrize(("lower", "upper"), [([0, 0, 1], [1, 1, 1]), ([0, 0, 0], [1, 1, 0]), ([0, 1, 0], [0, 1, 0])])
+def test_hard_bounds_are_met_exactly(lower, upper):
+    shares = shares_of(np.random.default_rng(0).dirichlet(np.ones(3), 400), lower, upper)
+    assert np.all((shares >= lower) & (shares <= upper))
+
+
+def test_a_gate_that_is_all_but_sure_meets_bounds():
+    """Probabilities that underflow, and exact zeros, still give decisions that meet the bounds."""
+    gate = softmax(40 * np.random.default_rng(0).standard_normal((400, 3)), -1).astype(np.float32)
+    assert (gate == 0).any()
+    shares = shares_of(gate, [0, 0, 0.5], [1, 1, 0.6])
+    assert 0.5 - 1 / 400 <= shares[2] <= 0.6 + 1 / 400
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from programs import ENUMERATE, given_params, mlp_model, random_batch, random_l2
 from pl2d_ppl.distributions.answers import label_channel
 from pl2d_ppl.engine.elbo import EnumELBO
 from pl2d_ppl.engine.marginals import log_evidence
-from pl2d_ppl.engine.workload import tilt, workload
+from pl2d_ppl.engine.tilt import tilt
+from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.prob_l2d import prob_l2d

@@ -16,7 +16,8 @@ from programs import given_params, mlp_model, random_batch, random_l2d, table_mo
 
 from pl2d_ppl.engine.elbo import EnumELBO
 from pl2d_ppl.engine.marginals import log_evidence, marginals
-from pl2d_ppl.engine.workload import tilt, workload
+from pl2d_ppl.engine.tilt import tilt
+from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 

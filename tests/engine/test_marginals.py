@@ -16,7 +16,7 @@ from scipy.special import softmax
 from pl2d_ppl.engine.elbo import EnumELBO
 from pl2d_ppl.engine.marginals import conditional, log_evidence, marginals
 from pl2d_ppl.engine.program import freeze, trace_factors
-from pl2d_ppl.engine.workload import tilt
+from pl2d_ppl.engine.tilt import tilt
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 

@@ -11,18 +11,19 @@ import jax
 import numpy as np
 import pytest
 
-from pl2d_ppl import Annotated, read_npz
-from pl2d_ppl.cli.commands import curve_table
+from pl2d_ppl import Annotated
+from pl2d_ppl.data import read_npz
 from pl2d_ppl.deferral.decisions import evaluate_decisions, expert_accuracy
 from pl2d_ppl.experiments.curve import coverage_curve
 from pl2d_ppl.experiments.methods import coverage_bounds
 from pl2d_ppl.experiments.plots import plot_curve
 from pl2d_ppl.experiments.reports import add_seed, known_mean, read_report, select_seeds, write_json
 from pl2d_ppl.experiments.seeds import prepare_split, run_seeds
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.experiments.tables import curve_table
+from pl2d_ppl.inference.schedule import Schedule
 
 KEY = jax.random.key(0)
-TINY = Training(hidden=(8,), steps=6, batch_size=16)
+TINY = {"schedule": Schedule(steps=6, batch_size=16), "hidden": (8,)}
 NAMES = {"classes": ("a", "b", "c"), "annotators": ("p", "q")}
 
 
@@ -122,7 +123,7 @@ def check_row(row, coverages, test):
 def test_a_curve_on_tiny_data(method, guide):
     train, test, coverages, points = toy(0), toy(1, 60, missing=0.0), (0.0, 0.5, 1.0), []
     row = coverage_curve(
-        KEY, train, test, coverages, method=method, guide=guide, training=TINY, on_point=lambda: points.append(1)
+        KEY, train, test, coverages, method=method, guide=guide, **TINY, on_point=lambda: points.append(1)
     )
     check_row(row, coverages, test)
     assert len(points) == 3
@@ -136,7 +137,7 @@ def test_a_curve_on_tiny_data(method, guide):
 @pytest.mark.slow
 def test_one_coverage_is_joined_to_the_extremes():
     train, test = toy(0), toy(1, missing=0.0)
-    row = coverage_curve(KEY, train, test, [0.5], method="naive", training=TINY)
+    row = coverage_curve(KEY, train, test, [0.5], method="naive", **TINY)
     (c,), (a,), ai = row["coverage"], row["accuracy"], row["ai_accuracy"]
     assert row["area"] == pytest.approx(100 * (c * (1.0 + a) / 2 + (1 - c) * (a + ai) / 2))
 
@@ -150,7 +151,7 @@ def test_a_silent_decider_does_not_lose_the_curve():
     train = train.replace_annotations(said)
     test = Annotated(test.x, test.y, np.stack([np.full(48, -1), test.y], 1), **NAMES, subset=True)
     row = coverage_curve(
-        KEY, train, test, [0.0, 1.0], method="naive", training=Training(hidden=(8,), steps=300, batch_size=16)
+        KEY, train, test, [0.0, 1.0], method="naive", hidden=(8,), schedule=Schedule(steps=300, batch_size=16)
     )
     assert row["judged_offset"][0] == 0.0
     assert np.isnan(row["accuracy_offset"][0])
@@ -173,7 +174,7 @@ def test_bad_options_are_refused(options, message):
         test = Annotated(test.x, test.y, np.full((48, 2), -1), **NAMES, subset=True)
     options = {"coverages": [0.5], **options, "test": test}
     with pytest.raises(ValueError, match=message):
-        coverage_curve(KEY, toy(0), training=TINY, **options)
+        coverage_curve(KEY, toy(0), **TINY, **options)
 
 
 def test_an_unknown_test_expert_or_truth_does_not_end_in_a_crash():
@@ -183,7 +184,7 @@ def test_an_unknown_test_expert_or_truth_does_not_end_in_a_crash():
     said = np.where(np.arange(48)[:, None] < 24, -1, test.annotations)
     test = Annotated(test.x, y, said, **NAMES, subset=True)
     with pytest.raises(ValueError, match=r"Expected.*(annot|truth)"):
-        coverage_curve(KEY, toy(0), test, [0.0, 1.0], method="naive", training=TINY)
+        coverage_curve(KEY, toy(0), test, [0.0, 1.0], method="naive", **TINY)
 
 
 # --- Reports ---
@@ -218,7 +219,7 @@ def quick_curves(monkeypatch):
 def report(tmp_path_factory):
     """Two seeds, the first one trained."""
     calls, path = [], tmp_path_factory.mktemp("report") / "report.json"
-    run = partial(run_seeds, partial(prepare, calls), method="naive", training=TINY, path=path)
+    run = partial(run_seeds, partial(prepare, calls), method="naive", **TINY, path=path)
     run([0], [0.0, 1.0], SETTINGS)
     assert read_report(path)["seeds"] == [0]
     with pytest.MonkeyPatch.context() as patched:
@@ -249,7 +250,7 @@ def test_finished_seeds_are_not_run_again(report, tmp_path, quick_curves):
     path = tmp_path / "report.json"
     write_json(path, report)
     known, calls, points = read_report(path), [], []
-    run = partial(run_seeds, partial(prepare, calls), method="naive", training=TINY, path=path)
+    run = partial(run_seeds, partial(prepare, calls), method="naive", **TINY, path=path)
     again = run(range(2), [0.0, 1.0], SETTINGS, on_point=lambda: points.append(1))
     assert calls == []
     assert len(points) == 4  # the progress bar counts them
@@ -281,7 +282,7 @@ def test_a_report_of_other_settings_is_not_lost(report, tmp_path, change, messag
     before = path.read_bytes()
     options = {"settings": SETTINGS, "coverages": [0.0, 1.0], **change}
     with pytest.raises(ValueError, match=message):
-        run_seeds(partial(prepare, calls), [0], path=path, method="naive", training=TINY, **options)
+        run_seeds(partial(prepare, calls), [0], path=path, method="naive", **TINY, **options)
     assert calls == []
     assert path.read_bytes() == before
 
@@ -520,7 +521,7 @@ def test_a_curve_on_real_data(data_dir, name):
     assert none is None
     train, test = prepare_split(KEY, data, None, seed=0)
     assert not set(train.group) & set(test.group)
-    row = coverage_curve(KEY, train, test, [0.0, 1.0], training=Training(hidden=(8,), steps=20, batch_size=128))
+    row = coverage_curve(KEY, train, test, [0.0, 1.0], hidden=(8,), schedule=Schedule(steps=20))
     check_row(row, [0.0, 1.0], test)
     assert row["judged_offset"][1] == pytest.approx(np.mean(test.y >= 0))
 

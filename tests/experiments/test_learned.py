@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from pl2d_ppl import Annotated, fit_clusters, train_classifier
+from pl2d_ppl.deferral.classifier import CLASSIFIER_SCHEDULE
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.experiments.curve import coverage_curve, evaluate_curve
 from pl2d_ppl.experiments.methods import Task, learn
-from pl2d_ppl.inference import fit as training
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.inference.fit import FitInterrupted
+from pl2d_ppl.inference.schedule import Schedule
 
 KEY = jax.random.key(0)
 SLOW = pytest.mark.slow
-TINY = Training(hidden=(8,), steps=12, pooled_steps=12, batch_size=16)
+SCHEDULE = Schedule(steps=12, batch_size=16)
+TINY = {"schedule": SCHEDULE, "hidden": (8,)}
 PEOPLE, NEW = ("ann", "bo", "cleo"), ("dan", "eve", "fay")
 
 
@@ -36,7 +38,9 @@ DATA = annotated()
 
 
 def classify():
-    train_classifier(KEY, DATA.x, DATA.y, 3, hidden=(8,), steps=30, progress=False)
+    train_classifier(
+        KEY, DATA.x, DATA.y, 3, hidden=(8,), schedule=CLASSIFIER_SCHEDULE.replace(steps=30), progress=False
+    )
 
 
 def cluster():
@@ -45,21 +49,18 @@ def cluster():
 
 
 def curve():
-    coverage_curve(KEY, DATA, DATA, (0.0, 0.5), method="naive", training=TINY)
+    coverage_curve(KEY, DATA, DATA, (0.0, 0.5), method="naive", **TINY)
 
 
 @pytest.mark.parametrize("task", [classify, pytest.param(cluster, marks=SLOW), pytest.param(curve, marks=SLOW)])
 def test_ctrl_c_within_a_fit_ends_the_task_that_it_is_of(monkeypatch, task):
     """Half a fit would else be reported as a whole one."""
-    epoch = training._Training.epoch
 
-    def interrupted(self, result):
-        if result.epoch == 1:
-            raise KeyboardInterrupt
-        return epoch(self, result)
+    def stop(self, *args, **kwargs):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Training, "epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr("tqdm.auto.tqdm.set_postfix", stop)
+    with pytest.raises(FitInterrupted):
         task()
 
 
@@ -69,7 +70,7 @@ def test_ctrl_c_within_a_fit_ends_the_task_that_it_is_of(monkeypatch, task):
 @SLOW
 def test_l2d_pop_does_not_ask_whom_it_knows_nothing_of():
     data = annotated(silent=["bo"])
-    task = partial(Task, coverages=(0.5,), training=TINY)
+    task = partial(Task, coverages=(0.5,), **TINY)
     (found,) = learn("l2d-pop", KEY, task(data)).defer(data.x)
     (without,) = learn("l2d-pop", KEY, task(data.select_people(["ann", "cleo"]))).defer(data.x)
     assert found.people == PEOPLE
@@ -87,7 +88,7 @@ def test_l2d_pop_does_not_ask_whom_it_knows_nothing_of():
 
 def test_l2d_pop_needs_somebody():
     with pytest.raises(ValueError, match=r"somebody with annotations of items of known truth.*found nobody"):
-        learn("l2d-pop", KEY, Task(annotated(silent=PEOPLE), (0.5,), TINY))
+        learn("l2d-pop", KEY, Task(annotated(silent=PEOPLE), (0.5,), **TINY))
 
 
 # The day

@@ -16,21 +16,17 @@ from typer.testing import CliRunner
 
 from pl2d_ppl import MLP, Annotated, Membership
 from pl2d_ppl.cli.app import app
-from pl2d_ppl.cli.onboard import _draw, _labels, _reserved
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.experiments.curve import evaluate_curve
 from pl2d_ppl.experiments.methods import METHODS
-from pl2d_ppl.experiments.onboarding import (
-    Firm,
-    OnboardingOptions,
-    _annotated_items,
-    onboard,
-    open_workplace,
-    replaced_people,
-    set_up_firm,
-)
+from pl2d_ppl.experiments.onboarding import _annotated_items
+from pl2d_ppl.experiments.onboarding.firm import Firm, replaced_people, reserved_items, set_up_firm
+from pl2d_ppl.experiments.onboarding.methods import onboard_methods
+from pl2d_ppl.experiments.onboarding.options import OnboardingOptions
+from pl2d_ppl.experiments.onboarding.seeds import draw_report, people_labels
+from pl2d_ppl.experiments.onboarding.workplace import open_workplace
 from pl2d_ppl.experiments.plots import plot_onboarding
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.inference.schedule import Schedule
 from pl2d_ppl.networks import Frozen
 
 KEY = jax.random.key(0)
@@ -40,7 +36,9 @@ TEST = ITEMS // 4
 
 
 def some_options(**changes):
-    return OnboardingOptions(**{"methods": ("two-stage",), "training": Training(hidden=(8,), steps=4), **changes})
+    return OnboardingOptions(
+        **{"methods": ("two-stage",), "schedule": Schedule(steps=4), "gate_hidden": (8,), **changes}
+    )
 
 
 @cache
@@ -189,8 +187,8 @@ def trained(monkeypatch):
         seen.clusters.append((x, counts))
         return [None]
 
-    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.train_classifier", classifier)
-    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.fit_clusters", clusters)
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.firm.train_classifier", classifier)
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.firm.fit_clusters", clusters)
     return seen
 
 
@@ -331,7 +329,7 @@ def test_clusters_take_newcomers_and_gates_over_persons_do_not():
     place = open_workplace(KEY, firm, settings, 20)
     place = place._replace(staff_membership=members[:, :STAFF], newcomer_membership=members[:, STAFF:])
     done = []
-    rows = onboard(KEY, place, settings, on_method=lambda: done.append(1))
+    rows = onboard_methods(KEY, place, settings, on_method=lambda: done.append(1))
     assert list(rows) == list(settings.methods)
     assert len(done) == 3
     workloads = {name: np.array(row["workload_offset"]) for name, row in rows.items()}
@@ -407,15 +405,16 @@ def fake(monkeypatch):
             on_method()
         return {method: fake_row(key, method, number, settings.coverages) for method in settings.methods}
 
-    fakes = {"set_up_firm": set_up, "open_workplace": place_with_members, "onboard": run}
-    for name, function in {**fakes, "_draw": lambda out, report: []}.items():
-        monkeypatch.setattr(f"pl2d_ppl.cli.onboard.{name}", function)
+    fakes = {"set_up_firm": set_up, "open_workplace": place_with_members, "onboard_methods": run}
+    for name, function in fakes.items():
+        monkeypatch.setattr(f"pl2d_ppl.experiments.onboarding.seeds.{name}", function)
+    monkeypatch.setattr("pl2d_ppl.cli.onboard.draw_report", lambda out, report: [])
     return seen
 
 
 @SLOW
 def test_the_command_writes_a_report_and_pictures(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr("pl2d_ppl.cli.onboard._draw", _draw)
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.draw_report", draw_report)
     result = pl2d(*TINY, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curve.png", "membership.png", "report.json"]
@@ -494,7 +493,7 @@ def test_finished_seeds_are_not_run_again(tmp_path, fake):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (["--steps", "7"], "options.training.steps 400 there, 7 here"),
+        (["--steps", "7"], "options.schedule.steps 400 there, 7 here"),
         (["--context", "10"], "contexts [10, 20] there, [10] here"),
         (["--own-items"], "options.own_items false there, true here"),
         (["--rates", ".1,.4"], "options.rates [0.05, 0.2, 0.35] there, [0.1, 0.4] here"),
@@ -520,17 +519,17 @@ def test_a_report_of_another_command_is_not_lost(tmp_path, fake):
 
 def test_seeds_that_another_command_finishes_meanwhile_are_kept(tmp_path, fake, monkeypatch):
     """The seed 1 is started and finished while the seed 0 is trained."""
-    from pl2d_ppl.cli import onboard as onboard_command
+    from pl2d_ppl.experiments.onboarding import seeds as onboard_command
 
-    run = onboard_command.onboard
+    run = onboard_command.onboard_methods
 
     def slow(*args, **rest):
-        monkeypatch.setattr("pl2d_ppl.cli.onboard.onboard", run)
+        monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.onboard_methods", run)
         others.append(pl2d(*TINY, "--seed", 1, "--seeds", 1, "--out", tmp_path))
         return run(*args, **rest)
 
     others = []
-    monkeypatch.setattr("pl2d_ppl.cli.onboard.onboard", slow)
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.onboard_methods", slow)
     for result in (pl2d(*TINY, "--seeds", 1, "--out", tmp_path), *others):
         assert result.exit_code == 0, result.output
     report = read(tmp_path)
@@ -562,23 +561,23 @@ def test_a_report_that_cannot_be_read_is_replaced(tmp_path, fake, content):
 
 
 def test_an_interrupted_command_keeps_its_finished_seeds(tmp_path, fake, monkeypatch):
-    from pl2d_ppl.cli import onboard as onboard_command
+    from pl2d_ppl.experiments.onboarding import seeds as onboard_command
 
-    run = onboard_command.onboard
+    run = onboard_command.onboard_methods
 
     def interrupted(key, place, settings, **rest):
         if len(fake.fits) == 6:  # the first context of the second seed is done
             raise KeyboardInterrupt
         return run(key, place, settings, **rest)
 
-    monkeypatch.setattr("pl2d_ppl.cli.onboard.onboard", interrupted)
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.onboard_methods", interrupted)
     result = pl2d(*TINY, "--out", tmp_path)
     assert result.exit_code == 130
     assert "interrupted" in result.output
     assert read(tmp_path)["seeds"] == [0]
     assert np.shape(read(tmp_path)["results"]["10"]["two-stage"]["area"]) == (1,)
     fake.fits.clear()
-    monkeypatch.setattr("pl2d_ppl.cli.onboard.onboard", run)
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.onboard_methods", run)
     assert pl2d(*TINY, "--out", tmp_path).exit_code == 0
     assert len(fake.fits) == 4
     assert read(tmp_path)["seeds"] == [0, 1]
@@ -641,8 +640,8 @@ def test_own_items_are_shared_where_there_are_too_few(tmp_path, fake, trained):
 
 def test_own_items_are_half_of_all_at_most():
     settings = some_options(own_items=True, people=100)
-    assert _reserved(60_000, 1000, settings) == 30_000
-    assert _reserved(60_000, 100, settings) == 10_000
+    assert reserved_items(60_000, 1000, settings) == 30_000
+    assert reserved_items(60_000, 100, settings) == 10_000
 
 
 def test_more_context_items_than_there_can_be_are_refused_before_anything(tmp_path, fake):
@@ -666,7 +665,7 @@ def test_the_picture_of_memberships_tells_who_is_new_and_who_is_gone(tmp_path, f
     assert pl2d(*TINY, "--replaced", "0.5", "--out", tmp_path).exit_code == 0
     report = read(tmp_path)
     rates = [f"errs {100 * rate:.0f} %" for rate in report["error_rates"][0]]
-    labels = [label.split("\n") for label in _labels(report)]
+    labels = [label.split("\n") for label in people_labels(report)]
     assert [label[0] for label in labels] == report["people"]["names"]
     assert [label[-1] for label in labels] == rates
     moved = [label[1] if len(label) == 3 else "" for label in labels]
@@ -674,8 +673,8 @@ def test_the_picture_of_memberships_tells_who_is_new_and_who_is_gone(tmp_path, f
 
 
 def test_no_membership_is_drawn_where_there_is_none(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr("pl2d_ppl.cli.onboard.open_workplace", open_workplace)
-    monkeypatch.setattr("pl2d_ppl.cli.onboard._draw", _draw)
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.open_workplace", open_workplace)
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.draw_report", draw_report)
     result = pl2d(*TINY, "--methods", "two-stage", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curve.png", "report.json"]
@@ -724,7 +723,7 @@ def refused(result, *words):
 @pytest.mark.parametrize(("extra", "message"), BAD)
 def test_bad_options_are_refused_and_nothing_is_left(tmp_path, monkeypatch, extra, message):
     monkeypatch.setattr(
-        "pl2d_ppl.experiments.onboarding.train_classifier", lambda *a, **k: pytest.fail("trained in vain")
+        "pl2d_ppl.experiments.onboarding.firm.train_classifier", lambda *a, **k: pytest.fail("trained in vain")
     )
     refused(pl2d("--out", tmp_path / "new" / "out", *extra), message)
     assert list(tmp_path.iterdir()) == []
@@ -840,5 +839,5 @@ def test_onboarding_on_digits(tmp_path, monkeypatch):
         assert row["coverage_offset"][0][0] < 0.1
         assert row["coverage_offset"][0][-1] > 0.9
         assert 60 < row["area_offset"][0] < 100
-    monkeypatch.setattr("pl2d_ppl.cli.onboard.set_up_firm", lambda *a, **k: pytest.fail("run again"))
+    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.set_up_firm", lambda *a, **k: pytest.fail("run again"))
     assert pl2d(*arguments).stdout == result.stdout

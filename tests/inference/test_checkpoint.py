@@ -18,8 +18,9 @@ from flax import nnx
 from numpyro.contrib.module import nnx_module
 from programs import ENUMERATE
 
-from pl2d_ppl import MLP, fit, instantiate, load, workload
+from pl2d_ppl import MLP, fit, load, workload
 from pl2d_ppl.io import written_whole
+from pl2d_ppl.networks import instantiate
 
 KEY = jax.random.key(0)
 OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.05, 12))

@@ -1,6 +1,7 @@
 """Training: against a loop of NumPyro's SVI, single against batched runs, stops, resumes, and what is refused."""
 
 import logging
+import signal
 from functools import partial
 
 import jax
@@ -19,12 +20,13 @@ from oracles import prob_l2d_closed_form, project_reference
 from programs import ENUMERATE, mlp_model
 from scipy.special import log_softmax, softmax
 
-import pl2d_ppl.inference.fit as training
-from pl2d_ppl import MLP, Annotated, ConvNet, EnumELBO, NonFiniteLossError, fit, instantiate, workload
+from pl2d_ppl import MLP, Annotated, ConvNet, EnumELBO, fit, workload
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
 from pl2d_ppl.experiments.methods import build_method
 from pl2d_ppl.guides.exact import exact
+from pl2d_ppl.inference.fit import FitInterrupted, NonFiniteLossError
 from pl2d_ppl.models.prob_l2d import prob_l2d
+from pl2d_ppl.networks import instantiate
 
 KEY = jax.random.key(0)
 FREE = np.zeros(3), np.ones(3)
@@ -365,63 +367,31 @@ def test_validation_uses_running_statistics():
     assert abs(loss["eval"] - loss["train"]) > 1e-2
 
 
-class Stopped:
-    """In the place of tqdm: Ctrl-C in a given epoch, before its work or after it."""
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Ctrl-C when the progress of the third epoch is shown."""
+    shown = []
 
-    def __init__(self, epochs, when):
-        self.epochs, self.when = epochs, when
+    def stop(self, *args, **kwargs):
+        shown.append(args)
+        if len(shown) == 3:
+            signal.raise_signal(signal.SIGINT)
 
-    def __call__(self, numbers, **kwargs):
-        self.numbers = numbers
-        return self
-
-    def __iter__(self):
-        for number in self.numbers:
-            self.now = number
-            if (number, "before") == (self.epochs, self.when):
-                raise KeyboardInterrupt
-            yield number
-
-    def set_postfix(self, shown):
-        if (self.now, "after") == (self.epochs - 1, self.when):
-            raise KeyboardInterrupt
-
-    def close(self):
-        pass
-
-
-def test_ctrl_c_within_a_larger_task_is_raised(monkeypatch, caplog):
-    monkeypatch.setattr(training, "tqdm", Stopped(1, "before"))
-    with pytest.raises(KeyboardInterrupt):
-        quiet(KEY, TOY, nothing, TOY_DATA, OPTIMIZER, epochs=3, batch_size=12, on_interrupt="raise")
-    assert "resume" not in caplog.text
-    with pytest.raises(ValueError, match="on_interrupt='return' or 'raise', found 'stop'"):
-        quiet(KEY, TOY, nothing, TOY_DATA, OPTIMIZER, epochs=3, batch_size=12, on_interrupt="stop")
+    monkeypatch.setattr("tqdm.auto.tqdm.set_postfix", stop)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["before", "after", "within"])
-def test_ctrl_c_returns_the_last_epoch_and_resume_goes_on_bit_for_bit(monkeypatch, caplog, regularised, when):
+def test_ctrl_c_raises_with_the_last_epoch_from_which_a_fit_goes_on_bit_for_bit(regularised, request):
     model, validation = regularised
     options = {"optimizer": OPTIMIZER, "epochs": 5, "batch_size": 12, "validation": validation}
     whole = quiet(KEY, model, nothing, TOY_DATA, **options)
-    with monkeypatch.context() as patched:
-        if when == "within":
-            epoch = training._Training.epoch
-
-            def interrupted(self, result):
-                done = epoch(self, result)
-                if result.epoch == 2:
-                    raise KeyboardInterrupt
-                return done
-
-            patched.setattr(training._Training, "epoch", interrupted)
-        else:
-            patched.setattr(training, "tqdm", Stopped(2, when))
-        part = quiet(KEY, model, nothing, TOY_DATA, **options)
-    assert (part.status, part.epoch) == ("interrupted", 2)
-    assert "resume" in caplog.text
-    assert len(part.history["loss"]) == 2
+    request.getfixturevalue("ctrl_c")
+    with pytest.raises(KeyboardInterrupt, match=r"after 3 epochs.*\.result") as stopped:
+        quiet(KEY, model, nothing, TOY_DATA, **options)
+    part = stopped.value.result
+    assert isinstance(stopped.value, FitInterrupted)
+    assert (part.status, part.epoch) == ("interrupted", 3)
+    assert len(part.history["loss"]) == 3
     resumed = quiet(KEY, model, nothing, TOY_DATA, **options, resume=part)
     assert resumed.status == "completed"
     assert_same(resumed, whole)

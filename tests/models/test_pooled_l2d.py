@@ -22,11 +22,10 @@ from scipy.special import expit, softmax
 from scipy.stats import halfnorm, norm
 
 from pl2d_ppl import MLP, EnumELBO, FitResult, fit, log_evidence, marginals, workload
-from pl2d_ppl.experiments.methods import _pooled
+from pl2d_ppl.experiments.methods import POOLED_SCHEDULE
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.normal import normal
 from pl2d_ppl.inference.compiled import compile_programs
-from pl2d_ppl.inference.schedule import Training
 from pl2d_ppl.models.pooled_l2d import pooled_l2d
 from pl2d_ppl.networks import Frozen
 from pl2d_ppl.people.pooled import PooledPeople
@@ -612,8 +611,9 @@ OMEGA = hard(*(person.cluster for person in CROWD))
 X = DATA["x"]
 
 
-STEPS = Training().pooled_steps
-_, GUIDE, OPTIMIZER = _pooled(STEPS)  # those of the method
+STEPS = POOLED_SCHEDULE.steps
+GUIDE = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))  # those of the method
+OPTIMIZER = POOLED_SCHEDULE.optimizer(len(X))
 
 
 @contextmanager

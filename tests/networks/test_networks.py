@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 from numpyro.handlers import seed, trace
 
-from pl2d_ppl import MLP, ConvNet, Ensemble, evaluation, instantiate
+from pl2d_ppl import MLP, ConvNet, Ensemble
+from pl2d_ppl.networks import evaluation, instantiate
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 IMAGES = np.random.default_rng(1).standard_normal((6, 8, 8, 2)).astype(np.float32)

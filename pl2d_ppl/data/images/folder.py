@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pl2d_ppl.data.npz import open_npz
+
 __all__ = ["EncodedImages", "ImageFolder"]
 
 Mode = Literal["RGB", "L"]
@@ -166,8 +168,6 @@ class EncodedImages:
         ValueError
             If a file cannot be read, or lacks one of the two.
         """
-        from pl2d_ppl.data.npz import open_npz
-
         parts = []
         for path in paths:
             with open_npz(Path(path)) as file:

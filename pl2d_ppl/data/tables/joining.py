@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pl2d_ppl.data.images.folder import ImageFolder
 from pl2d_ppl.data.npz import open_npz
 from pl2d_ppl.data.tables.columns import FEATURES, ROLES, VOTES, find_columns
 from pl2d_ppl.data.tables.names import Coded
@@ -148,8 +149,6 @@ def feature_columns(file: TableFile, names: Sequence[str]) -> NDArray:
 
 
 def _images(folder: Path, items: Sequence[str]) -> Any:
-    from pl2d_ppl.data.images.folder import ImageFolder
-
     paths = ImageFolder.glob(folder).paths
     keys: dict[str, list[int]] = {}
     for i, path in enumerate(map(PurePosixPath, paths)):

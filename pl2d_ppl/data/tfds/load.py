@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+import pl2d_ppl.data.tfds.builders  # noqa: F401  registers ours
 from pl2d_ppl.data.annotated import Annotated, expert_names
 from pl2d_ppl.data.npz import naming
 
@@ -169,8 +170,6 @@ class _Joined:
 
 def _find(name: "str | DatasetBuilder", data_dir: str | os.PathLike | None) -> "DatasetBuilder":
     import tensorflow_datasets as tfds  # slow, and for few
-
-    import pl2d_ppl.data.tfds.builders  # noqa: F401  registers ours
 
     if not isinstance(name, str):
         if data_dir is not None:

@@ -11,13 +11,14 @@ import pytest
 from flax import nnx
 from numpyro.handlers import seed, substitute, trace
 
-from pl2d_ppl import ConvNet, Ensemble, EnumELBO, Frozen, evaluation, fit, instantiate, load
+from pl2d_ppl import ConvNet, Ensemble, EnumELBO, Frozen, fit, load
 from pl2d_ppl.data import Augment, augment, augmented
 from pl2d_ppl.data.images.augmentation import _draw, _Settings, normalise
 from pl2d_ppl.engine.guide_tools import no_guide
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.models.classification import classification
 from pl2d_ppl.models.prob_l2d import prob_l2d
+from pl2d_ppl.networks import evaluation, instantiate
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

@@ -21,7 +21,7 @@ from pl2d_ppl.data.tfds import builders
 from pl2d_ppl.data.tfds.builders import base
 from pl2d_ppl.data.tfds.builders.encoding import encoded
 from pl2d_ppl.experiments.curve import coverage_curve
-from pl2d_ppl.inference.schedule import Training
+from pl2d_ppl.inference.schedule import Schedule
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -626,7 +626,8 @@ def test_a_folder_can_be_trained_on(tmp_path, rng):
     data = data.read()
     flat = dataclasses.replace(data, x=data.x.reshape(len(data.x), -1) / 255)
     train, test = standardise(*split(flat, 0.3, seed=0))
-    training = Training(hidden=(8,), steps=60, batch_size=16)
-    report = coverage_curve(jax.random.key(0), train, test, [0.2, 1.0], training=training)
+    report = coverage_curve(
+        jax.random.key(0), train, test, [0.2, 1.0], schedule=Schedule(steps=60, batch_size=16), hidden=(8,)
+    )
     assert report["accuracy"][-1] > 0.9  # the AI sees the colours
     assert np.isfinite(report["area"])

@@ -1,0 +1,71 @@
+"""Fits read from disk."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pl2d_ppl.inference.checkpoint import read_notes, read_state
+from pl2d_ppl.inference.compiled import compile_programs
+from pl2d_ppl.inference.result import FitResult
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | os.PathLike,
+    model: Callable,
+    guide: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    max_plate_nesting: int = 2,
+) -> FitResult:
+    """Read a fit from a folder.
+
+    Parameters
+    ----------
+    path : path-like
+        Folder that :meth:`~pl2d_ppl.inference.result.FitResult.save` wrote.
+    model, guide, optimizer : callable, callable, optax.GradientTransformation
+        What was fitted: programs are code, and are not written to disk.
+    arguments : mapping of str to pytree of array, optional
+        As for the fit.
+    max_plate_nesting : int
+        Number of batch dimensions that plates may use.
+
+    Returns
+    -------
+    FitResult
+        The fit; ``fit(..., resume=...)`` goes on from it as if it had never stopped.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no whole fit, or one of other programs.
+    """
+    path = Path(path)
+    notes, history = read_notes(path)
+    example = {n: jax.ShapeDtypeStruct(tuple(shape), dtype) for n, (shape, dtype) in notes["example"].items()}
+    programs, leaves = compile_programs(model, guide, optimizer, notes["batched"], max_plate_nesting, arguments)
+    keys = jax.random.split(jax.random.key(0), notes["runs"][0]) if notes["batched"] else jax.random.key(0)
+    zeros = {n: jnp.zeros(s.shape, s.dtype) for n, s in example.items()}
+    programs.probe(leaves, keys, zeros)
+    expected = jax.eval_shape(programs.init, leaves, keys, zeros)
+    state, best_state = read_state(path, (expected, expected))
+    return FitResult(
+        programs=programs,
+        leaves=leaves,
+        state=state,
+        best_state=best_state,
+        best_loss=history.pop("best_loss"),
+        stale=history.pop("stale"),
+        epoch=notes["epoch"],
+        history=history,
+        status=notes["status"],
+        example=example,
+    )

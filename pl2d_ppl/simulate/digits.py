@@ -1,0 +1,36 @@
+"""Noisy handwritten digits, and two simulated experts: data that need no file."""
+
+import jax
+import numpy as np
+
+from pl2d_ppl.data.annotated import Annotated
+from pl2d_ppl.simulate.superclass import superclass_experts
+
+__all__ = ["digits"]
+
+NOISE = 1.0  # of the pixels, in units of their spread: clean digits leave the AI nothing to defer
+
+
+def digits(rng_key: jax.Array) -> Annotated:
+    """Scikit-learn's digits with pixel noise, and two experts: one right on 0 to 4, one on 5 to 9.
+
+    Parameters
+    ----------
+    rng_key : Array
+        Key of the noise and the experts.
+
+    Returns
+    -------
+    Annotated
+        1,797 images as vectors of 64 pixels.
+    """
+    from sklearn.datasets import load_digits
+
+    noise_key, expert_key = jax.random.split(rng_key)
+    loaded = load_digits()
+    x = loaded.data / loaded.data.std()
+    x = x + NOISE * np.asarray(jax.random.normal(noise_key, x.shape))
+    y = loaded.target.astype(np.int32)
+    said = superclass_experts(expert_key, y, y, 10, [range(5), range(5, 10)])
+    classes = tuple(str(c) for c in range(10))
+    return Annotated(x.astype(np.float32), y, said, classes=classes, annotators=("expert 0-4", "expert 5-9"))
