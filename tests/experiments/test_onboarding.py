@@ -19,12 +19,11 @@ from pl2d_ppl.cli.app import app
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.experiments.curve import evaluate_curve
 from pl2d_ppl.experiments.methods import METHODS
-from pl2d_ppl.experiments.onboarding import _annotated_items
 from pl2d_ppl.experiments.onboarding.firm import Firm, replaced_people, reserved_items, set_up_firm
 from pl2d_ppl.experiments.onboarding.methods import onboard_methods
 from pl2d_ppl.experiments.onboarding.options import OnboardingOptions
 from pl2d_ppl.experiments.onboarding.seeds import draw_report, people_labels
-from pl2d_ppl.experiments.onboarding.workplace import open_workplace
+from pl2d_ppl.experiments.onboarding.workplace import annotated_items, open_workplace
 from pl2d_ppl.experiments.plots import plot_onboarding
 from pl2d_ppl.inference.schedule import Schedule
 from pl2d_ppl.networks import Frozen
@@ -74,20 +73,20 @@ def test_who_is_replaced_is_spread_evenly_over_groups():
 
 @pytest.mark.parametrize("own", [False, True])
 def test_everybody_annotates_as_many_items(own):
-    chosen = _annotated_items(KEY, 40, 5, 7, own)
+    chosen = annotated_items(KEY, 40, 5, 7, own)
     assert chosen.shape == (40, 5)
     np.testing.assert_array_equal(chosen.sum(0), 7)
     alike = [np.array_equal(chosen[:, 0], chosen[:, m]) for m in range(1, 5)]
     assert not any(alike) if own else all(alike)
-    more = _annotated_items(KEY, 40, 5, 12, own)
+    more = annotated_items(KEY, 40, 5, 12, own)
     assert (more | ~chosen).all()  # more context items add to fewer
-    assert _annotated_items(KEY, 40, 5, 40, own).all()
+    assert annotated_items(KEY, 40, 5, 40, own).all()
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_every_item_is_as_likely_to_be_annotated(own):
     keys = jax.random.split(jax.random.key(1), 60)
-    shares = np.mean([_annotated_items(key, 10, 2, 3, own) for key in keys], 0)
+    shares = np.mean([annotated_items(key, 10, 2, 3, own) for key in keys], 0)
     np.testing.assert_allclose(shares, 0.3, atol=4 * np.sqrt(0.3 * 0.7 / 60))
 
 
@@ -414,7 +413,7 @@ def fake(monkeypatch):
 
 @SLOW
 def test_the_command_writes_a_report_and_pictures(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.draw_report", draw_report)
+    monkeypatch.setattr("pl2d_ppl.cli.onboard.draw_report", draw_report)
     result = pl2d(*TINY, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curve.png", "membership.png", "report.json"]
@@ -674,7 +673,7 @@ def test_the_picture_of_memberships_tells_who_is_new_and_who_is_gone(tmp_path, f
 
 def test_no_membership_is_drawn_where_there_is_none(tmp_path, fake, monkeypatch):
     monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.open_workplace", open_workplace)
-    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.seeds.draw_report", draw_report)
+    monkeypatch.setattr("pl2d_ppl.cli.onboard.draw_report", draw_report)
     result = pl2d(*TINY, "--methods", "two-stage", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curve.png", "report.json"]

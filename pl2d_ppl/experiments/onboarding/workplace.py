@@ -17,7 +17,7 @@ from pl2d_ppl.networks import Frozen
 from pl2d_ppl.people.membership import Membership
 from pl2d_ppl.people.place_in_clusters import place_people
 
-__all__ = ["Workplace", "open_workplace"]
+__all__ = ["Workplace", "annotated_items", "open_workplace"]
 
 
 class Workplace(NamedTuple):
@@ -91,7 +91,7 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
     if num_context > len(pool):
         raise ValueError(f"Expected at most {len(pool)} context items, which are left, found {num_context}.")
     item_key, place_key, new_key = jax.random.split(rng_key, 3)
-    chosen = _annotated_items(item_key, len(pool), len(firm.groups), num_context, options.own_items)
+    chosen = annotated_items(item_key, len(pool), len(firm.groups), num_context, options.own_items)
     names = tuple(f"person {m}" for m in range(len(firm.groups)))
     x, classifier = _with_confidence(firm) if options.gate_input == "features+confidence" else (firm.x, firm.classifier)
     classes = tuple(map(str, range(firm.num_categories)))
@@ -130,7 +130,7 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
     )
 
 
-def _annotated_items(rng_key: jax.Array, num_items: int, num_people: int, number: int, own: bool) -> NDArray[np.bool_]:
+def annotated_items(rng_key: jax.Array, num_items: int, num_people: int, number: int, own: bool) -> NDArray[np.bool_]:
     """Who annotates what, shape (items, people): all the same items, or everybody some of their own."""
     keys = jax.random.split(rng_key, num_people) if own else [rng_key] * num_people
     chosen = np.zeros((num_items, num_people), bool)
