@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpyro
-from numpyro.contrib.funsor import enum, enum_messenger, plate_to_enum_plate
+from numpyro.contrib.funsor import enum
 from numpyro.contrib.funsor import trace as packed_trace
-from numpyro.distributions import Distribution, MaskedDistribution
 from numpyro.handlers import trace as plain_trace
 from numpyro.primitives import Messenger
+
+from pl2d_ppl.engine._numpyro import enumerated_plates, given_masks, own_dimensions
 
 __all__ = ["Limits", "NamedTrace", "enumeration"]
 
@@ -21,9 +21,9 @@ def enumeration(max_plate_nesting: int) -> Iterator[None]:
     Validation is off because exp(E[ln u]) of a Dirichlet, which mean field puts in the place of u, does not sum to one.
     """
     with (
-        _own_dimensions(),
+        own_dimensions(),
         enumerated_plates(),
-        _narrow_masks(),
+        given_masks(),
         enum(first_available_dim=-1 - max_plate_nesting),
         Limits(max_plate_nesting),
         numpyro.validation_enabled(False),
@@ -34,50 +34,6 @@ def enumeration(max_plate_nesting: int) -> Iterator[None]:
             if "Ran out of free dims" not in str(error):
                 raise
             raise ValueError(_too_deep(max_plate_nesting, str(error).split()[-1])) from error
-
-
-@contextmanager
-def enumerated_plates() -> Iterator[None]:
-    """Make ``numpyro.plate`` known to the enumeration; unlike NumPyro's own context it may be nested."""
-    outer = numpyro.plate.__dict__.get("__new__")
-    try:
-        with plate_to_enum_plate():
-            yield
-    finally:
-        if outer is not None:
-            numpyro.plate.__new__ = outer
-
-
-@contextmanager
-def _narrow_masks() -> Iterator[None]:
-    """Let masked distributions remember their mask as it was given.
-
-    NumPyro broadcasts it to the batch shape, enumerated dimensions and all, which would make "y through expert m,
-    masked to z == m" quadratic in the number of experts, for every category of t.
-    """
-    init = MaskedDistribution.__init__
-
-    def remember(self: MaskedDistribution, base_dist: Distribution, mask: Any) -> None:
-        self.given_mask = mask  # type: ignore[attr-defined]
-        init(self, base_dist, mask)
-
-    MaskedDistribution.__init__ = remember  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        MaskedDistribution.__init__ = init  # type: ignore[method-assign]
-
-
-@contextmanager
-def _own_dimensions() -> Iterator[None]:
-    """Allocate dimensions afresh: a guide traces the model inside an enumeration that has names of its own."""
-    stack = enum_messenger._DIM_STACK
-    outer = dict(vars(stack))
-    vars(stack).update(vars(enum_messenger.DimStack()))
-    try:
-        yield
-    finally:
-        vars(stack).update(outer)
 
 
 class Limits(Messenger):

@@ -22,6 +22,8 @@ from numpyro.distributions import (
 )
 from numpyro.ops.indexing import Vindex
 
+from pl2d_ppl.engine._numpyro import given_mask
+
 __all__ = ["Factor", "LatentSite", "Named", "latent_site", "site_factor"]
 
 NAMELESS = "_pyro_dim_"  # what NumPyro calls a dimension that is neither a plate's nor a site's
@@ -149,7 +151,7 @@ def unwrap(fn: Distribution) -> tuple[Distribution, list]:
     masks = []
     while isinstance(fn, MaskedDistribution | ExpandedDistribution):
         if isinstance(fn, MaskedDistribution):
-            masks.append(getattr(fn, "given_mask", fn._mask))  # see enumeration: not broadcast
+            masks.append(given_mask(fn))
         fn = fn.base_dist
     return fn, masks
 
