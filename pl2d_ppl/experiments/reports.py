@@ -28,7 +28,7 @@ __all__ = [
 
 
 SAME_FOR_ALL_SEEDS = ("settings", "coverages", "annotators", "people", "published", "versions")
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # `filelock` itself would replace a lock for ENOSYS only
 
 
 def resume_report(path: Path | None, settings: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:

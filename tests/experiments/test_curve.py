@@ -365,6 +365,7 @@ for seed in seeds:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_add_seeds_lose_none(tmp_path):
     path = tmp_path / "report.json"
     runs = [subprocess.Popen([sys.executable, "-c", ADD_SEEDS, path, str(start)]) for start in (0, 100)]
