@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import csgraph_from_dense, dijkstra, floyd_warshall
 
 __all__ = ["exact_offsets", "nearest_counts", "option_counts"]
 
@@ -98,7 +100,8 @@ def exact_offsets(log_gate: NDArray, offsets: NDArray, counts: NDArray) -> NDArr
     decision, exact = (log_gate + offsets).argmax(1), offsets.copy()
     while (surplus := np.bincount(decision, minlength=len(counts)) - counts).any():
         gap, first = _gaps(log_gate + exact, decision)
-        distance, before = _shortest_paths(gap, surplus > 0)
+        sources = np.flatnonzero(surplus > 0)
+        distance, before, _ = dijkstra(_graph(gap), indices=sources, return_predecessors=True, min_only=True)
         option = int(np.where(surplus < 0, distance, np.inf).argmin())
         exact += np.minimum(distance, distance[option])  # now every option on the path ties with the next
         while before[option] >= 0:
@@ -119,25 +122,15 @@ def _gaps(scores: NDArray, decision: NDArray) -> tuple[NDArray, NDArray]:
     return gap, first
 
 
-def _shortest_paths(gap: NDArray, is_source: NDArray) -> tuple[NDArray, NDArray]:
-    """Distance from the nearest source to each node, and the node before it, -1 at a source (Bellman and Ford)."""
-    distance, before = np.where(is_source, 0.0, np.inf), np.full(len(gap), -1)
-    for _ in gap:
-        through = distance[:, None] + gap
-        nearest = through.min(0)
-        shorter = nearest < distance
-        if not shorter.any():
-            break
-        distance, before = np.where(shorter, nearest, distance), np.where(shorter, through.argmin(0), before)
-    return distance, before
+def _graph(gap: NDArray) -> csr_array:
+    """Graph of all finite gaps; given the array itself, SciPy would leave out those of zero."""
+    return csgraph_from_dense(gap, null_value=np.inf)
 
 
 def _central(log_gate: NDArray, decision: NDArray, offsets: NDArray, is_chosen: NDArray) -> NDArray:
     """Offsets that keep decisions, as far from ties as the mean over extreme ones is."""
     gap, _ = _gaps(log_gate + offsets, decision)
-    paths = gap[np.ix_(is_chosen, is_chosen)]
-    for via in range(len(paths)):  # distances between all (Floyd and Warshall): every row is an extreme shift
-        paths = np.minimum(paths, paths[:, via, None] + paths[via])
+    paths = floyd_warshall(_graph(gap[np.ix_(is_chosen, is_chosen)]))  # every row is an extreme shift
     shift = np.zeros(len(offsets))
     shift[is_chosen] = paths.mean(0) - paths.mean()
     limit = (shift[is_chosen, None] + gap[np.ix_(is_chosen, ~is_chosen)]).min(0)

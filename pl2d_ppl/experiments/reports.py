@@ -1,6 +1,6 @@
 """Reports of results over seeds: kept on disk as seeds are finished, and summed up."""
 
-import fcntl
+import errno
 import json
 import os
 import platform
@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+from filelock import AcquireReturnProxy, FileLock, SoftFileLock
 
 from pl2d_ppl.io import in_folder, written_whole
 
@@ -27,6 +28,7 @@ __all__ = [
 
 
 SAME_FOR_ALL_SEEDS = ("settings", "coverages", "annotators", "people", "published", "versions")
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # `filelock` itself would replace a lock for ENOSYS only
 
 
 def resume_report(path: Path | None, settings: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,27 +140,25 @@ def _appended(lists: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Wait until no other process writes a file, and keep others from it; the lock file goes with the lock."""
-    lock = path.parent / f".{path.name}.lock"
-    while True:
-        with in_folder(lock.parent):
-            file = lock.open("w")
-        with file:
-            with suppress(OSError):  # some file systems have no locks: the seed is worth more
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, lock):  # who had the lock has removed it
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
+    file = path.parent / f".{path.name}.lock"
+    with in_folder(file.parent):
+        lock = _acquired(file)
+    with lock:
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes it itself, once the lock is released
+                file.unlink()
 
 
-def _is_at(file: TextIO, path: Path) -> bool:
+def _acquired(file: Path) -> AcquireReturnProxy:
+    """Lock a file, or where the file system has no locks, another one by its existence."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        return FileLock(file, fallback_to_soft=False).acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return SoftFileLock(f"{file}ed").acquire()
 
 
 def select_seeds(report: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:

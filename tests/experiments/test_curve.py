@@ -1,7 +1,11 @@
 """Curves and their reports: decisions judged by hand, methods on tiny data, seeds, and real data."""
 
+import errno
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -339,6 +343,44 @@ def test_nobody_writes_while_another_does(tmp_path, monkeypatch):
     assert sorted(report["seeds"]) == list(range(24))
     assert report["rows"]["area"] == report["seeds"]
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_nobody_writes_while_another_does_without_locks(tmp_path, monkeypatch, number):
+    def flock(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    test_nobody_writes_while_another_does(tmp_path, monkeypatch)
+
+
+ADD_SEEDS = """
+import sys
+from pathlib import Path
+from pl2d_ppl.experiments.reports import add_seed
+
+path, seeds = Path(sys.argv[1]), range(int(sys.argv[2]), int(sys.argv[2]) + 100)
+settings = {"data": "toy"}
+for seed in seeds:
+    add_seed(path, {**settings, "seeds": []}, settings, seed, {"area": seed})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_add_seeds_lose_none(tmp_path):
+    path = tmp_path / "report.json"
+    runs = [subprocess.Popen([sys.executable, "-c", ADD_SEEDS, path, str(start)]) for start in (0, 100)]
+    assert [run.wait() for run in runs] == [0, 0]
+    report = read_report(path)
+    assert sorted(report["seeds"]) == list(range(200))
+    assert report["area"] == report["seeds"]
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_report_in_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"Expected a folder that can be written to at .*file, found: "):
+        add_seed(tmp_path / "file" / "report.json", {"seeds": []}, {}, 0, {})
 
 
 @pytest.mark.parametrize(

