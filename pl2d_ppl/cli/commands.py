@@ -166,8 +166,9 @@ def _areas(report: Mapping[str, Any]) -> str:
 
 def _warn_unjudged(name: str, least: float) -> None:
     message = (
-        f"{name}: as few as {least:.3f} of the decisions can be judged, those on items that whoever decides annotated "
-        "and whose truth is known. Accuracies and areas are over these."
+        f"{name}: Expected decisions that can be judged, found as few as {least:.3f} of the decisions, those on "
+        "items that whoever decides annotated and whose truth is known. Read accuracies and areas as those of these "
+        "items."
     )
     warn(message)
 

@@ -100,8 +100,8 @@ class OnboardingOptions:
             raise ValueError(f"Expected methods out of {', '.join(METHODS)}, found {unknown or 'none'}.")
         if not self.rates or self.people < len(self.rates):
             raise ValueError(
-                f"Expected as many people as error rates at least, found {self.people} people and "
-                f"{len(self.rates)} rates. Raise people, or name fewer rates."
+                f"Expected at least as many people as error rates, found {self.people} people and {len(self.rates)} "
+                "rates. Raise people, or name fewer rates."
             )
         if not 0 <= self.replaced <= 1:
             raise ValueError(f"Expected a share of replaced people between 0 and 1, found {self.replaced}.")
@@ -230,7 +230,7 @@ def set_up_firm(
     num_training = min(options.training_items, len(x) - test - unlabelled - reserved)
     if num_training < least:
         raise ValueError(
-            f"Expected {least} of the {len(x)} items for training at least, beside {reserved} to annotate, "
+            f"Expected at least {least} of the {len(x)} items for training, beside {reserved} to annotate, "
             f"{unlabelled} without labels and {test} to test, found {num_training}. Lower the number of context items, "
             "or of people with items of their own."
         )
