@@ -99,7 +99,8 @@ def average_dirichlet(
     silent = np.flatnonzero(num_annotations == 0)
     if silent.size:  # an item without a vote has the prior as its posterior
         warn(
-            f"No annotations of {listed([names[m] for m in silent])}: the membership is the mean of the prior.",
+            f"Expected annotations of everybody, found none of {listed([names[m] for m in silent])}: their membership "
+            "is the mean of the prior. Drop them if they do not belong here."
         )
         person, item = np.append(person, silent), np.append(item, 0 * silent)
         votes = np.append(votes, 0 * silent - 1)

@@ -80,7 +80,7 @@ def check_context(annotations: ArrayLike, y: ArrayLike, num_categories: int) -> 
     if num_categories < 2:
         raise ValueError(f"Expected at least two categories, found num_categories={num_categories}.")
     y = check_labels("y", y, ("N",), num_categories)
-    annotations = check_labels("annotations", annotations, (len(y), "M"), num_categories)
+    annotations = check_labels("annotations", annotations, (len(y), "M"), num_categories, may_be_empty=False)
     check_data({"annotations": annotations, "y": y}, 1, "the context")
     # Signed, as 8-bit labels would wrap around at -1.
     return annotations.astype(np.int32), y.astype(np.int32)

@@ -70,8 +70,8 @@ class PopulationL2D(nnx.Module):
         """Map features (N, F) to class logits (N, C)."""
         if self.classifier is None:
             raise ValueError(
-                "Expected a classifier that was trained with the people, found none: the class_logits of the training "
-                "were yours. Take those of your classifier."
+                "Expected a classifier that was trained with the people, found none, but class_logits that were passed "
+                "to the training. Use those of your own classifier."
             )
         return self.classifier(features)
 

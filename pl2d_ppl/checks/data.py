@@ -106,7 +106,9 @@ def _check_array(label: str, key: str, array: np.ndarray) -> None:
         return
     check_labels(label, array)
     if key == "y" and (array < 0).all():
-        raise ValueError(f"Expected some truth in {label}, found none: without any, nobody can be told right.")
+        raise ValueError(
+            f"Expected some truth in {label}, found none. Add labels: without truth, nobody can be judged."
+        )
     if key == "votes" and (array < 0).all():
         raise ValueError(f"Expected some votes in {label}, found only -1. Check how missing votes are coded.")
 

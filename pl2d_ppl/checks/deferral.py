@@ -146,8 +146,8 @@ def warn_of_missed_bounds(
     if is_missed.any():
         found = _with_names(shares[is_missed], chosen_names((*names, "AI"), is_missed))
         warn(
-            f"Shares of {num_items} items miss their bounds by up to {missed.max():.3g}, more than an item: {found}. "
-            "Loosen the bounds, or fit on more items.",
+            f"Expected shares of {num_items} items within their bounds, found {found}, which miss their bounds by up "
+            f"to {missed.max():.3g}, more than an item. Loosen the bounds, or fit on more items."
         )
 
 

@@ -31,7 +31,7 @@ def check_key(rng_key: Any) -> None:
     """
     check_keys(rng_key)
     if rng_key.ndim:
-        raise ValueError(f"Expected one key, found an array of {len(rng_key)}. Call once a key.")
+        raise ValueError(f"Expected one key, found an array of {len(rng_key)}. Call once for each key.")
 
 
 def is_key(leaf: Any) -> bool:

@@ -83,8 +83,8 @@ def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: A
         )
     if np.ndim(membership) != 2:
         raise ValueError(
-            f"Expected a membership of shape (K, M), found {np.shape(membership)}. Of draws take the mean; without "
-            "clusters pass ones of shape (1, M)."
+            f"Expected a membership of shape (K, M), found {np.shape(membership)}. Pass the mean of draws; without "
+            "clusters, pass ones of shape (1, M)."
         )
     if not isinstance(membership, jax.core.Tracer):
         check_membership(membership)

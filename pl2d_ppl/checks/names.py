@@ -41,11 +41,11 @@ def names_of(given: Sequence[Any] | None, size: int, what: str) -> tuple[str, ..
 def distinct_names(field: str, names: Iterable[str]) -> tuple[str, ...]:
     """Check names."""
     if isinstance(names, str):
-        raise ValueError(f"`{field}` must be several names, found the string {names!r}; wrap it in a tuple.")
+        raise ValueError(f"Expected several names in {field}, found the string {names!r}. Wrap it in a tuple.")
     names = tuple(str(name) for name in names)
     repeated = sorted(name for name, number in Counter(names).items() if number > 1)
     if repeated:
-        raise ValueError(f"`{field}` must be distinct names, found {repeated[0]!r} more than once; rename it.")
+        raise ValueError(f"Expected distinct names in {field}, found {repeated[0]!r} more than once. Rename it.")
     return names
 
 

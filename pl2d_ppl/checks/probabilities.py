@@ -12,7 +12,13 @@ TOLERANCE = 1e-3  # of sums of probabilities, which float32 and rounding for pri
 
 
 def check_probabilities(
-    name: str, values: Any, axes: str, *, axis: int = -1, names: Sequence[str] | None = None
+    name: str,
+    values: Any,
+    axes: str,
+    *,
+    axis: int = -1,
+    names: Sequence[str] | None = None,
+    hint: str = "Pass probabilities, not logits.",
 ) -> NDArray[np.floating]:
     """Check probabilities, and return them on the host.
 
@@ -28,6 +34,8 @@ def check_probabilities(
         The axis over which they sum to one.
     names : sequence of str, optional
         Names along the last axis, for messages.
+    hint : str
+        What to do, for messages.
 
     Returns
     -------
@@ -37,7 +45,7 @@ def check_probabilities(
     Raises
     ------
     ValueError
-        If an axis is missing or empty, a number is negative or NaN, or they do not sum to one: tells where.
+        If an axis is missing or empty, a number is negative or NaN, or they do not sum to one: says where.
     """
     probs = np.asarray(values)
     probs = probs if probs.dtype.kind == "f" else probs.astype(float)
@@ -57,6 +65,20 @@ def check_probabilities(
         ]
         raise ValueError(
             f"Expected {name} as probabilities, not negative, that sum to one over {axes[axis]}, found {found} with "
-            f"sum {sums[index]:.6g} at {', '.join(places)}. Pass probabilities, not logits."
+            f"sum {sums[index]:.6g}{_least(probs[whole])} at {', '.join(places)}. "
+            f"{_remedy(probs, axes, axis, hint)}"
         )
     return probs
+
+
+def _least(probs: NDArray) -> str:
+    """Say which number is negative, as not all are shown."""
+    return f" and least {probs.min():.6g}" if (probs < 0).any() else ""
+
+
+def _remedy(probs: NDArray, axes: str, axis: int, hint: str) -> str:
+    if not np.isfinite(probs).all():
+        return "Correct NaN and infinite numbers."
+    other = -1 if axis % probs.ndim == probs.ndim - 2 else -2
+    is_transposed = probs.ndim > 1 and (probs >= 0).all() and (np.abs(probs.sum(other) - 1) <= TOLERANCE).all()
+    return f"Transpose them, as they sum to one over {axes[other]}." if is_transposed else hint

@@ -12,35 +12,39 @@ from pl2d_ppl.checks.labels import check_labels
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Check that `value` is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"`{name}` must be one of {choices}, found {value!r}; choose one.")
+        raise ValueError(f"Expected one of {choices} as {name}, found {value!r}. Choose one.")
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
     """Check that `value` is an integer from `least` up."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, found {value!r}; pass one such as {least}.")
+        raise ValueError(
+            f"Expected {name} as an integer of at least {least}, found {value!r}. Pass one such as {least}."
+        )
 
 
 def check_num_categories(num_categories: int) -> None:
     """Check that there is something to confuse."""
     if num_categories < 2:
-        raise ValueError(f"`num_categories` must be at least 2, found {num_categories}; nobody errs with one category.")
+        raise ValueError(
+            f"Expected num_categories of at least 2, found {num_categories}. Raise it: nobody errs with one category."
+        )
 
 
 def truth(y: ArrayLike, num_categories: int) -> NDArray:
     """Return `y` as a vector of known categories, all below `num_categories`."""
     check_num_categories(num_categories)
     # Signed, as 8-bit labels wrap around.
-    return check_labels("y", y, ("N",), num_categories, least=0).astype(int)
+    return check_labels("y", y, ("N",), num_categories, least=0, may_be_empty=False).astype(int)
 
 
 def shares(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Return `values`, one number or several, as floats in [0, 1]."""
     values = np.asarray(values)
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` must be a share in [0, 1], found dtype {values.dtype}; pass one such as .5.")
+        raise ValueError(f"Expected {name} as a share in [0, 1], found dtype {values.dtype}. Pass a number such as .5.")
     values = values.astype(float)
     bad = values[~((values >= 0) & (values <= 1))]
     if bad.size:
-        raise ValueError(f"`{name}` must be a share in [0, 1], found {bad[0]:g}; pass one such as .5.")
+        raise ValueError(f"Expected {name} as a share in [0, 1], found {bad[0]:g}. Pass a number such as .5.")
     return values

@@ -30,7 +30,7 @@ def check_staff(truth_logits: Any, sizes: Any, votes: Any, counts: Any) -> None:
     most = max((int(a.sum(1).max()) for a in cast if a.size), default=0)
     if most > sum(sizes):
         raise ValueError(
-            f"Expected as many people as votes on an item at least, since nobody votes twice, found {sum(sizes)} "
+            f"Expected at least as many people as votes on an item, since nobody votes twice, found {sum(sizes)} "
             f"people, sizes {tuple(sizes)}, and an item with {most} votes. Raise the sizes, or take annotator_lda."
         )
 

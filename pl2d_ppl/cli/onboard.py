@@ -142,8 +142,8 @@ def _check_items(num_items: int, num_context: int, options: OnboardingOptions) -
     if num_context > most:
         test, unlabelled, least = kept_items(num_items, options)
         raise ValueError(
-            f"Expected at most {most} context items, found {num_context}: of {num_items} items {test} are to test, "
-            f"{unlabelled} to fit offsets, and {least} at least for training. Lower --context, or bring more "
+            f"Expected at most {most} context items, found {num_context}: of {num_items} items, {test} are for "
+            f"testing, {unlabelled} to fit offsets, and at least {least} for training. Lower --context, or bring more "
             "items."
         )
 
@@ -164,6 +164,8 @@ def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
     }
     if any(unused.values()):
         found = "; ".join(what for what, is_there in unused.items() if is_there)
-        warn(f"People are simulated on the items of {path}; left aside: {found}.")
+        warn(
+            f"Expected items alone in {path}, on which people are simulated, found more, which is left aside: {found}."
+        )
     known = data.take(data.y >= 0)
     return known, {"data": path.name, "sha256": digest(path)}

@@ -109,8 +109,7 @@ def newton_log_concentration(learning_rate: float = 1.0, max_step: float = MAX_S
     def update(updates: Any, state: NewtonState, params: Any = None) -> tuple[Any, NewtonState]:
         if params is None:
             raise ValueError(
-                "Expected the parameters, of which the curvature is taken, found None. Call update(grads, state, "
-                "params)."
+                "Expected params, at which the curvature is taken, found None. Call update(grads, state, params)."
             )
         mean = jax.tree.map(lambda old, new: old + learning_rate * (new - old), state.mean_gradient, updates)
 

@@ -100,7 +100,10 @@ class ClusterRun:
         if counts is None:
             return softmax(self.result.outputs(x)["cluster_logits"][0, :, : self.num_clusters], axis=-1)
         if self.program != "urn":
-            raise ValueError("Expected no counts with LDA, in which the votes of others tell nothing, found some.")
+            raise ValueError(
+                "Expected no counts with LDA, where the votes of others carry no information, found some. Leave them "
+                "out."
+            )
         return _given_votes(self.result, np.asarray(x, np.float32), np.asarray(counts, np.int32), batch_size)
 
 

@@ -117,7 +117,7 @@ def _check_values(votes: Array, log_h: Array) -> None:
     if not isinstance(votes, jax.core.Tracer):
         check_labels("votes", votes, num_categories=log_h.shape[2])
     if not isinstance(log_h, jax.core.Tracer) and log_h.size:
-        check_probabilities("exp(log_h)", np.exp(np.asarray(log_h)), "NKC")
+        check_probabilities("exp(log_h)", np.exp(np.asarray(log_h)), "NKC", hint="Pass log_softmax of logits.")
 
 
 @jax.jit

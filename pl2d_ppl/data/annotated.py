@@ -81,7 +81,7 @@ class Annotated:
         classes, annotators = distinct_names("classes", self.classes), distinct_names("annotators", self.annotators)
         if len(classes) < 2:
             raise ValueError(
-                f"`classes` must name at least 2 categories, found {classes!r}; name every one, used or not."
+                f"Expected at least 2 categories in classes, found {classes!r}. Name every one, used or not."
             )
         items = (len(x),)
         values = {
@@ -284,13 +284,16 @@ def expert_names(annotations: NDArray) -> tuple[str, ...]:
 def _check_whole(data: Annotated) -> None:
     if data.counts is not None and not data.counts.any():
         raise ValueError(
-            "there must be votes in `counts`, found none: every vote is missing; check how missing ones are coded."
+            "Expected votes in counts, found none: every vote is missing. Check how missing votes are coded."
         )
     if not (data.y >= 0).any() and data.counts is None:
-        raise ValueError("`y` must be known for at least one item, found only −1; the AI cannot learn without truth.")
+        raise ValueError(
+            "Expected the truth of at least one item in y, found only -1. Add labels: the AI cannot learn without "
+            "truth."
+        )
     silent = [name for name, column in zip(data.annotators, data.annotations.T, strict=True) if (column < 0).all()]
     if silent:
         warn(
-            f"no annotation at all from {', '.join(silent)}: only the prior speaks for them; drop them if "
-            "they do not belong here.",
+            f"Expected annotations by everybody, found none by {', '.join(silent)}: only the prior speaks for them. "
+            "Drop them if they do not belong here."
         )

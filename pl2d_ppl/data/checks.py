@@ -16,21 +16,21 @@ def features_of(x: Any) -> Any:
     """Check features: an array becomes float32, a lazy source stays as it is."""
     if is_source(x):
         if len(x) == 0:
-            raise ValueError("`x` must have at least one item, found an empty source; pass some items.")
+            raise ValueError("Expected at least one item in x, found an empty source. Pass some items.")
         return x
     x = np.asarray(x)
     if x.ndim == 0 or len(x) == 0 or (x.size == 0 and x.ndim != 2):
-        raise ValueError(f"`x` must have shape (N, ...) with N >= 1, found the empty shape {x.shape}; pass some items.")
+        raise ValueError(f"Expected x of shape (N, ...) with N >= 1, found the empty shape {x.shape}. Pass some items.")
     if x.dtype.kind not in "biuf":
-        raise ValueError(f"`x` must hold real numbers, found dtype {x.dtype}; encode it as floats.")
+        raise ValueError(f"Expected real numbers in x, found dtype {x.dtype}. Encode it as floats.")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported as such
         x = x.astype(np.float32, copy=False)
     bad = ~np.isfinite(x)
     if bad.any():
         row = int(np.argwhere(bad)[0, 0])
         raise ValueError(
-            f"`x` must be finite in float32, found {bad.sum()} NaN or infinite values, first in row {row}; "
-            "impute them, or drop their rows."
+            f"Expected x that is finite in float32, found {bad.sum()} NaN or infinite values, first in row {row}. "
+            "Impute them, or drop their rows."
         )
     return x
 
@@ -39,8 +39,7 @@ def _shaped(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
     values = np.asarray(values)
     if values.shape != shape:
         raise ValueError(
-            f"`{field}` must have shape {shape}, found {values.shape}: `x` counts the items and `annotators` "
-            "the experts; make them agree."
+            f"Expected {field} of shape {shape}, one entry for each item of x, found {values.shape}. Make them agree."
         )
     return values
 
@@ -49,7 +48,7 @@ def group_of(values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
     """Check groups."""
     values = _shaped("group", values, shape)
     if values.dtype.kind not in "iuU":
-        raise ValueError(f"`group` must hold integers or strings, found dtype {values.dtype}; use `.astype(str)`.")
+        raise ValueError(f"Expected integers or strings in group, found dtype {values.dtype}. Use .astype(str).")
     return values
 
 
@@ -65,13 +64,13 @@ def indices_of(indices: NDArray, num_items: int) -> NDArray:
         indices = np.flatnonzero(indices)
     if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":
         raise ValueError(
-            f"`indices` must be a non-empty vector of integers, or a mask of shape ({num_items},), found "
-            f"dtype {indices.dtype} and shape {indices.shape}; take at least one item."
+            f"Expected indices as a non-empty vector of integers, or a mask of shape ({num_items},), found dtype "
+            f"{indices.dtype} and shape {indices.shape}. Take at least one item."
         )
     # Negative ones are refused too: −1 means "missing" in this library, never "the last".
     bad = indices[(indices < 0) | (indices >= num_items)]
     if bad.size:
-        raise ValueError(f"`indices` must lie in 0..{num_items - 1}, found {bad[0]}; choose among the items there are.")
+        raise ValueError(f"Expected indices in 0..{num_items - 1}, found {bad[0]}. Choose among the {num_items} items.")
     return indices
 
 
@@ -84,9 +83,13 @@ def items_of(items: Iterable[str], num_items: int) -> NDArray:
     """Check names of items."""
     names = np.asarray([str(item) for item in items], dtype=np.str_)
     if names.shape != (num_items,):
-        raise ValueError(f"`items` must name each of {num_items} items, found {len(names)} names; make them agree.")
+        raise ValueError(
+            f"Expected {num_items} names in items, one for each item, found {len(names)}. Make them agree."
+        )
     kept, first, numbers = np.unique(names, return_index=True, return_counts=True)
     if len(kept) < num_items:
         again = kept[numbers > 1][np.argmin(first[numbers > 1])]
-        raise ValueError(f"`items` must be distinct names, found {str(again)!r} more than once; merge or rename them.")
+        raise ValueError(
+            f"Expected distinct names in items, found {str(again)!r} more than once. Merge or rename them."
+        )
     return names

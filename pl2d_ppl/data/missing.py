@@ -59,16 +59,16 @@ def drop_annotations(
     rates = shares("rate", rate)
     if rates.shape not in ((), annotations.shape[1:]):
         raise ValueError(
-            f"`rate` must be one number, or one for each of {annotations.shape[1]} experts, found shape "
-            f"{rates.shape}; match the columns of `annotations`."
+            f"Expected rate as one number, or one for each of {annotations.shape[1]} experts, found shape "
+            f"{rates.shape}. Match the columns of annotations."
         )
     present = annotations >= 0
     # The tolerance undoes binary fractions: 10 annotations at rate .9 leave one, though 10 * (1 - .9) < 1.
     quotas = np.floor(present.sum(0) * (1 - rates) + 1e-9).astype(int)
     if at_least_one and quotas.sum() < present.any(1).sum():
         raise ValueError(
-            f"`at_least_one` needs {present.any(1).sum()} annotations, one for every item, found that rate "
-            f"{rates.tolist()} leaves {quotas.sum()}; lower `rate`, or give up `at_least_one`."
+            f"Expected at least {present.any(1).sum()} annotations for at_least_one, one for every item, found that "
+            f"rate {rates.tolist()} leaves {quotas.sum()}. Lower rate, or leave at_least_one out."
         )
     # Experts keep the items for which their score is lowest: that is a uniform draw of a fixed number.
     scores = np.where(present, jax.random.uniform(rng_key, annotations.shape), np.inf)

@@ -101,7 +101,7 @@ def write_npz(path: str | os.PathLike, data: Annotated, test: Annotated | None =
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(
-            f"`path` must name a file in an existing folder, found {path}; create {path.parent} or rename."
+            f"Expected path to be a file in an existing folder, found {path}. Create {path.parent}, or rename the file."
         )
     arrays = {"classes": np.array(data.classes), "annotators": np.array(data.annotators, dtype=str)}
     arrays |= _arrays(data, "")
@@ -109,8 +109,8 @@ def write_npz(path: str | os.PathLike, data: Annotated, test: Annotated | None =
         for field in ("classes", "annotators"):
             if getattr(test, field) != getattr(data, field):
                 raise ValueError(
-                    f"`test` must have the {field} of `data` {getattr(data, field)}, found "
-                    f"{getattr(test, field)}; write them to separate files."
+                    f"Expected test with the {field} of data, {getattr(data, field)}, found {getattr(test, field)}. "
+                    "Write them to separate files."
                 )
         arrays |= _arrays(test, "_test")
     with written_whole(path) as scratch, open(scratch, "xb") as stream:
@@ -131,13 +131,13 @@ def open_npz(path: Path) -> Iterator[NpzFile]:
             with file:
                 yield file
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist; check the name and the folder.") from error
+        raise ValueError(f"Expected a file at {path}, found none. Check the name and the folder.") from error
     except MissingKeyError:
         raise
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         found = str(error) or type(error).__name__
         raise ValueError(
-            f"{path} must be a readable .npz without pickled objects, found: {found}; fetch or rewrite it."
+            f"Expected a readable .npz without pickled objects at {path}, found: {found}. Fetch or rewrite it."
         ) from error
 
 
@@ -149,11 +149,11 @@ def _part(file: NpzFile, path: Path, suffix: str) -> dict[str, Any]:
     part = {key: file[key + suffix] for key in (*_PER_ITEM, "votes") if key + suffix in file.files}
     if "x" not in part or not {"y", "votes", "counts"} & set(part):
         raise MissingKeyError(
-            f"{path} must hold the keys x{suffix}, and y{suffix} or votes{suffix} or counts{suffix}, found "
-            f"{', '.join(file.files) or 'none'}; add {'truth or votes' if 'x' in part else 'x' + suffix}."
+            f"Expected the keys x{suffix}, and y{suffix} or votes{suffix} or counts{suffix}, in {path}, found "
+            f"{', '.join(file.files) or 'none'}. Add {'truth or votes' if 'x' in part else 'x' + suffix}."
         )
     if {"votes", "counts"} <= set(part):
-        raise MissingKeyError(f"{path} must hold either votes{suffix} or counts{suffix}, found both; leave one out.")
+        raise MissingKeyError(f"Expected either votes{suffix} or counts{suffix} in {path}, found both. Leave one out.")
     part.setdefault("y", np.full(len(np.atleast_1d(part["x"])), -1, np.int32))
     return part
 
@@ -164,7 +164,9 @@ def _counted(part: dict[str, Any], num_categories: int) -> dict[str, Any]:
         return part
     votes, num_items = np.asarray(part["votes"]), len(np.atleast_1d(part["x"]))
     if votes.ndim != 2 or len(votes) != num_items:
-        raise ValueError(f"`votes` must have shape ({num_items}, L), found {votes.shape}; one row an item.")
+        raise ValueError(
+            f"Expected votes of shape ({num_items}, L), one row an item, found {votes.shape}. Pad rows with -1."
+        )
     rest = {key: value for key, value in part.items() if key != "votes"}
     return {**rest, "counts": vote_counts(votes, num_categories)}
 
@@ -174,8 +176,8 @@ def _numbered(labels: list[NDArray], columns: int) -> tuple[str, ...]:
     largest = max((int(part.max()) for part in labels if part.size and part.dtype.kind in "iu"), default=1)
     if largest >= _MOST_UNNAMED_CLASSES:
         raise ValueError(
-            f"labels must be below {_MOST_UNNAMED_CLASSES} where the file names no classes, found "
-            f"{largest}; add `classes`, or put −1 where a label is missing."
+            f"Expected labels below {_MOST_UNNAMED_CLASSES} where the file names no classes, found {largest}. Add "
+            "classes, or put -1 where a label is missing."
         )
     return tuple(str(category) for category in range(max(largest + 1, columns, 2)))
 
@@ -191,7 +193,10 @@ def naming(source: str) -> Iterator[None]:
 
 def _arrays(data: Annotated, suffix: str) -> dict[str, NDArray]:
     if not (data.y >= 0).any() and data.counts is None:
-        raise ValueError("`y` must be known for at least one item, found only −1; a file without truth cannot be read.")
+        raise ValueError(
+            "Expected the truth of at least one item in y, found only -1. Add labels: a file without truth cannot be "
+            "read."
+        )
     if data.is_lazy:
         raise ValueError("Expected items in memory to write, found a lazy source. Read them first: data.read().")
     arrays = {key: getattr(data, key) for key in _PER_ITEM if getattr(data, key) is not None}

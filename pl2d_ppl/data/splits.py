@@ -99,9 +99,8 @@ def standardise(train: Annotated, *others: Annotated) -> tuple[Annotated, ...]:
     for i, part in enumerate(parts):
         if part.x.ndim != 2 or part.x.shape[1] != train.x.shape[1]:
             raise ValueError(
-                f"`{f'others[{i - 1}]' if i else 'train'}` must have features of shape (N, D) with the D of "
-                f"`train`, found {part.x.shape} beside {train.x.shape}; flatten the features, or scale "
-                "images yourself."
+                f"Expected features of shape (N, D) in {f'others[{i - 1}]' if i else 'train'}, with the D of train, "
+                f"found {part.x.shape} beside {train.x.shape}. Flatten the features, or scale images yourself."
             )
     mean, scale = mean_and_scale(train.x)
     return tuple(dataclasses.replace(part, x=(part.x - mean) / scale, subset=True) for part in parts)
@@ -109,15 +108,13 @@ def standardise(train: Annotated, *others: Annotated) -> tuple[Annotated, ...]:
 
 def _check_request(test_share: float, seed: int, units: int, name: str) -> None:
     if not 0 < test_share < 1:
-        raise ValueError(
-            f"`test_share` must lie strictly between 0 and 1, found {test_share}; pass a share such as .2."
-        )
+        raise ValueError(f"Expected test_share strictly between 0 and 1, found {test_share}. Pass a share such as .2.")
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"`seed` must be an integer in 0..2**32 − 1, found {seed!r}; pass one such as 0.")
+        raise ValueError(f"Expected seed as an integer in 0..2**32 - 1, found {seed!r}. Pass one such as 0.")
     if math.ceil(units * test_share) >= units:
         raise ValueError(
-            f"both parts must get at least one of the {name}, found {units} of them for test_share "
-            f"{test_share}; lower `test_share`, or bring more data."
+            f"Expected at least one of the {name} in both parts, found {units} of them for test_share {test_share}. "
+            "Lower test_share, or bring more data."
         )
 
 

@@ -57,7 +57,8 @@ def votes_of_counts(counts: ArrayLike) -> NDArray[np.int32]:
     ValueError
         If `counts` is malformed, or holds a negative number.
     """
-    counts = check_labels("counts", counts, ("N", "C"), least=0, noun="numbers of votes").astype(int)
+    noun = "numbers of votes"
+    counts = check_labels("counts", counts, ("N", "C"), least=0, noun=noun, may_be_empty=False).astype(int)
     num_items, num_categories = counts.shape
     totals = counts.sum(1)
     rows = np.repeat(np.arange(num_items), totals)

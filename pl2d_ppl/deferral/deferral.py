@@ -115,7 +115,7 @@ class Deferral:
         ai = check_probabilities("ai", ai, "NC").astype(float)
         num_clusters = gate.shape[1] - 1
         if num_clusters < 1:
-            raise ValueError(f"Expected a gate over an option besides the AI at least, found shape {gate.shape}.")
+            raise ValueError(f"Expected a gate over at least one option besides the AI, found shape {gate.shape}.")
         if membership is not None:
             check_membership(membership, num_clusters, people=people)
         omega = np.eye(num_clusters) if membership is None else np.asarray(membership, float)
@@ -437,9 +437,12 @@ def _close_empty(
     totals = weights.sum(1, keepdims=True)
     is_empty = totals[:, 0] == 0
     if is_empty.all():
-        raise ValueError("Expected somebody behind some option, or the AI, found nobody.")
+        raise ValueError("Expected at least one option that is the AI or that somebody is behind, found none.")
     closed = [name for option, name in names.items() if is_empty[option]]
     if closed:
-        message = f"Nobody is behind {', '.join(closed)}: their share goes to the others."
+        message = (
+            f"Expected somebody behind every option, found nobody behind {', '.join(closed)}: their share goes to the "
+            "others."
+        )
         warn(message)
     return log_softmax(np.where(is_empty, -np.inf, log_gate), 1), weights / np.where(is_empty[:, None], 1.0, totals)

@@ -69,7 +69,7 @@ def final_labels(decision: ArrayLike, annotations: ArrayLike, ai_labels: ArrayLi
     decision = _decision(decision, annotations.shape[1])
     if decision.shape != ai_labels.shape:
         raise ValueError(
-            f"`decision` must have shape {ai_labels.shape}, as `ai_labels`, found {decision.shape}; match them."
+            f"Expected decision of shape {ai_labels.shape}, as ai_labels, found {decision.shape}. Match them."
         )
     said = np.column_stack([annotations, ai_labels]).astype(np.int32)
     return said[np.arange(len(said)), decision]
@@ -97,10 +97,10 @@ def accuracy(final: ArrayLike, y: ArrayLike) -> float:
     """
     final, y = _vector("final", final), _vector("y", y)
     if final.shape != y.shape:
-        raise ValueError(f"`final` must have shape {y.shape}, as `y`, found {final.shape}; match them.")
+        raise ValueError(f"Expected final of shape {y.shape}, as y, found {final.shape}. Match them.")
     known = y >= 0
     if not known.any():
-        raise ValueError("`y` must be known for at least one item, found only −1; evaluate where there is truth.")
+        raise ValueError("Expected the truth of at least one item in y, found only -1. Evaluate where there is truth.")
     return float(np.mean(final[known] == y[known]))
 
 
@@ -150,13 +150,12 @@ def area_under_curve(
     """
     x, heights = _unit("coverage", coverage), _unit("accuracy", accuracy)
     if x.shape != heights.shape:
-        raise ValueError(f"`accuracy` must have shape {x.shape}, as `coverage`, found {heights.shape}; match them.")
+        raise ValueError(f"Expected accuracy of shape {x.shape}, as coverage, found {heights.shape}. Match them.")
     if len(x) == 1:
         if expert_accuracy is None or ai_accuracy is None:
             raise ValueError(
-                "a single point needs both extremes, found expert_accuracy "
-                f"{expert_accuracy} and ai_accuracy {ai_accuracy}; pass the accuracy of the best expert and "
-                "of the AI."
+                f"Expected both extremes beside a single point, found expert_accuracy {expert_accuracy} and "
+                f"ai_accuracy {ai_accuracy}. Pass the accuracy of the best expert and of the AI."
             )
         x = np.array([0.0, x[0], 1.0])
         heights = np.array(
@@ -191,15 +190,15 @@ def workload_violation(mean: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> f
     """
     mean = np.asarray(mean, float)
     if mean.ndim != 1 or mean.size == 0:
-        raise ValueError(f"`mean` must be a non-empty vector, found shape {mean.shape}; average q over the items.")
+        raise ValueError(f"Expected mean as a non-empty vector, found shape {mean.shape}. Average q over the items.")
     bounds = {"lower": np.asarray(lower, float), "upper": np.asarray(upper, float)}
     for name, bound in bounds.items():
         if bound.shape not in ((), mean.shape):
-            raise ValueError(f"`{name}` must have shape {mean.shape} or (), found {bound.shape}; bound each share.")
+            raise ValueError(f"Expected {name} of shape {mean.shape} or (), found {bound.shape}. Bound each share.")
     if np.isnan(mean).any() or not (bounds["lower"] <= bounds["upper"]).all():
         raise ValueError(
-            f"`mean` must be free of NaN and `lower` at most `upper`, found mean {mean}, lower "
-            f"{bounds['lower']}, upper {bounds['upper']}; correct them."
+            f"Expected mean without NaN, and lower at most upper, found mean {mean}, lower {bounds['lower']}, upper "
+            f"{bounds['upper']}. Correct them."
         )
     return float(np.maximum(0, np.maximum(bounds["lower"] - mean, mean - bounds["upper"])).max())
 
@@ -240,34 +239,39 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bi
     confidence, correct = _unit("confidence", confidence), np.asarray(correct)
     if correct.shape != confidence.shape or not np.isin(correct, (0, 1)).all():
         raise ValueError(
-            f"`correct` must be boolean, of shape {confidence.shape} as `confidence`, found dtype "
-            f"{correct.dtype} and shape {correct.shape}; compare labels with the truth."
+            f"Expected correct as booleans of shape {confidence.shape}, as confidence, found dtype {correct.dtype} and "
+            f"shape {correct.shape}. Compare labels with the truth."
         )
     if num_bins < 1:
-        raise ValueError(f"`num_bins` must be at least 1, found {num_bins}; pass a number such as 15.")
+        raise ValueError(f"Expected num_bins of at least 1, found {num_bins}. Pass a number such as 15.")
     bins = np.digitize(confidence, np.linspace(0, 1, num_bins + 1)[1:-1], right=True)
     # n_b |accuracy_b − confidence_b| is the size of a sum of differences: empty bins need no special case.
     gaps = np.bincount(bins, correct - confidence, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _vector(name: str, values: ArrayLike, num_categories: int | None = None, *, least: int = -1) -> NDArray:
-    values = check_labels(name, values, ("N",), num_categories, least=least)
+def _vector(
+    name: str, values: ArrayLike, num_categories: int | None = None, *, least: int = -1, noun: str = "labels"
+) -> NDArray:
+    values = check_labels(name, values, ("N",), num_categories, least=least, noun=noun)
     if not values.size:
-        raise ValueError(f"Expected at least one item in {name}, found none.")
+        raise ValueError(f"Expected at least one item in {name}, found none. Pass some.")
     return values
 
 
 def _decision(decision: ArrayLike, ai_index: int) -> NDArray:
-    return _vector("decision", decision, ai_index + 1, least=0)  # the AI comes after the people
+    noun = f"decisions (the AI is {ai_index})"  # it comes after the people
+    return _vector("decision", decision, ai_index + 1, least=0, noun=noun)
 
 
 def _unit(name: str, values: ArrayLike) -> NDArray:
     values = np.asarray(values, float)
     if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"`{name}` must be a non-empty vector, found shape {values.shape}; pass one number a point.")
+        raise ValueError(
+            f"Expected {name} as a non-empty vector, found shape {values.shape}. Pass one number for each point."
+        )
     # Softmax in float32 may exceed 1 by a rounding error; a percentage or a NaN is another matter.
     outside = values[~((values >= -1e-5) & (values <= 1 + 1e-5))]
     if outside.size:
-        raise ValueError(f"`{name}` must lie in [0, 1], found {outside[0]}; pass shares, not percentages or NaN.")
+        raise ValueError(f"Expected {name} in [0, 1], found {outside[0]}. Pass shares, not percentages or NaN.")
     return values.clip(0, 1)

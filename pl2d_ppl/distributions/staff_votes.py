@@ -71,7 +71,7 @@ def _check_sizes(sizes: Sequence[int], num_clusters: int) -> None:
     whole = np.ndim(sizes) == 1 and len(sizes) > 0 and all(int(n) == n and n >= 0 for n in sizes)
     if not whole or len(sizes) != num_clusters:
         raise ValueError(
-            f"Expected sizes of {num_clusters or 'some'} clusters as whole numbers, found {sizes!r}. Tell how many "
+            f"Expected sizes of {num_clusters or 'some'} clusters as whole numbers, found {sizes!r}. Say how many "
             "people are in each, such as (2, 2, 2)."
         )
 

@@ -370,7 +370,7 @@ def _check(name: str, task: Task) -> None:
     if task.membership is not None:
         if np.ndim(task.membership) != 2:
             raise ValueError(
-                f"Expected memberships of shape (K, M), found {np.shape(task.membership)}. Of draws pass the mean, or "
+                f"Expected memberships of shape (K, M), found {np.shape(task.membership)}. Pass the mean of draws, or "
                 "fit cluster_l2d itself."
             )
         check_membership(task.membership, num_people=task.train.num_experts, people=task.train.annotators)

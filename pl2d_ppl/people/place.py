@@ -168,9 +168,9 @@ def _warn_unconverged(items: PersonItems, draws: np.ndarray, num_divergences: np
     if bad.any():
         names = [name for name, is_bad in zip(items.people, bad, strict=True) if is_bad]
         warn(
-            f"Chains did not converge for {listed(names)}: {int(num_divergences[bad].sum())} divergences in "
-            f"{num_draws * len(names)} draws; see r_hat. Raise num_warmup and num_samples, or a concentration that is "
-            "below .3.",
+            f"Expected chains that converge, found some that do not for {listed(names)}: "
+            f"{int(num_divergences[bad].sum())} divergences in {num_draws * len(names)} draws; see r_hat. Raise "
+            "num_warmup and num_samples, or a concentration that is below .3."
         )
 
 
@@ -246,8 +246,9 @@ def maximise_membership(
     if (gap > tolerance).any():
         names = [name for name, g in zip(items.people, gap, strict=True) if g > tolerance]
         warn(
-            f"The likelihood may rise by up to {gap.max():.2g} an annotation for {listed(names)}, more than "
-            f"tolerance={tolerance}. Raise max_steps, or, in float32, the tolerance.",
+            f"Expected likelihoods at their maximum, within tolerance={tolerance} an annotation, found that they may "
+            f"rise by up to {gap.max():.2g} an annotation for {listed(names)}. Raise max_steps, or, in float32, the "
+            "tolerance."
         )
     return Membership(omega.T, items.num_annotations, items.people, items.clusters, "em", gap=gap)
 
@@ -339,4 +340,7 @@ def _layout(program: ProgramKey, shape: tuple[int, ...], dtype: str) -> _Layout:
 
 def _warn_silent(items: PersonItems, instead: str) -> None:
     if items.silent:
-        warn(f"No annotations of {listed(items.silent)}: the membership is {instead}.")
+        warn(
+            f"Expected annotations of everybody, found none of {listed(items.silent)}: their membership is {instead}. "
+            "Drop them if they do not belong here."
+        )

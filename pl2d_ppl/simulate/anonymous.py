@@ -44,7 +44,7 @@ def anonymise(rng_key: JaxArrayLike, annotations: ArrayLike, num_votes: int | No
     "Learning to Defer on Anonymously-Annotated Data", whose annotators have no identities.
     """
     check_key(rng_key)
-    annotations = check_labels("annotations", annotations, ("N", "M"))
+    annotations = check_labels("annotations", annotations, ("N", "M"), may_be_empty=False)
     present = annotations >= 0
     most = max(int(present.sum(1).max()), 1)
     if num_votes is None:
@@ -52,8 +52,8 @@ def anonymise(rng_key: JaxArrayLike, annotations: ArrayLike, num_votes: int | No
     check_count("num_votes", num_votes)
     if num_votes < most:
         raise ValueError(
-            f"`num_votes` must leave room for the {most} annotations of an item, found {num_votes}; raise it, or "
-            "thin the annotations with `subset_annotators`."
+            f"Expected num_votes of at least {most}, the most annotations of an item, found {num_votes}. Raise it, or "
+            "thin the annotations with subset_annotators."
         )
     scores = np.asarray(jax.random.uniform(rng_key, annotations.shape, jnp.float32))
     order = np.where(present, scores, np.inf).argsort(axis=1)[:, :most]

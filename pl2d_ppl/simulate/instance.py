@@ -171,18 +171,18 @@ def _check_features(x: ArrayLike, y: NDArray) -> NDArray:
     x = np.asarray(x)
     if x.ndim != 2 or x.shape[0] != len(y) or x.shape[1] == 0:
         raise ValueError(
-            f"`x` must have shape ({len(y)}, S), a row of features for each of `y`, found {x.shape}; flatten "
-            "what has more axes."
+            f"Expected x of shape ({len(y)}, S), a row of features for each of y, found {x.shape}. Flatten what has "
+            "more axes."
         )
     if x.dtype.kind not in "biuf":
-        raise ValueError(f"`x` must hold real numbers, found dtype {x.dtype}; encode it as floats.")
+        raise ValueError(f"Expected real numbers in x, found dtype {x.dtype}. Encode it as floats.")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported as such
         x = x.astype(np.float32, copy=False)
     finite = np.isfinite(x).all(1)
     if not finite.all():
         raise ValueError(
-            f"`x` must be finite in float32, found NaN or infinite values in {(~finite).sum()} rows, first in row "
-            f"{finite.argmin()}; impute them, or drop their rows."
+            f"Expected x that is finite in float32, found NaN or infinite values in {(~finite).sum()} rows, first in "
+            f"row {finite.argmin()}. Impute them, or drop their rows."
         )
     return x
 
@@ -191,7 +191,7 @@ def _check_rates(rates: ArrayLike, spread: float, mode: Mode) -> NDArray[np.floa
     nominal = shares("rates", rates)
     if nominal.ndim != 1 or nominal.size == 0:
         raise ValueError(
-            f"`rates` must hold one error rate for each expert, found shape {nominal.shape}; write [.1, .3] for two."
+            f"Expected rates with one error rate for each expert, found shape {nominal.shape}. Write [.1, .3] for two."
         )
     for rate in nominal:
         check_rate(rate, spread, mode)
@@ -203,8 +203,9 @@ def _check_patterns(pattern: Pattern, groups: ArrayLike | None, num_experts: int
     check_choice("pattern", pattern, get_args(Pattern))
     if (groups is not None) != (pattern == "group"):
         found = "none" if groups is None else f"some with pattern={pattern!r}"
-        raise ValueError(f"`groups` must come with pattern='group', and only there, found {found}; pass both or none.")
+        raise ValueError(f"Expected groups with pattern='group', and only there, found {found}. Pass both or none.")
     if groups is None:
         return np.arange(num_experts) * (pattern == "person")
     most = np.iinfo(np.int32).max
-    return check_labels("groups", groups, (num_experts,), most, least=0, noun="numbers of groups").astype(int)
+    noun = "numbers of groups"
+    return check_labels("groups", groups, (num_experts,), most, least=0, noun=noun, each="expert").astype(int)

@@ -72,7 +72,7 @@ def simulate_people(
     unknown = np.flatnonzero(data.y < 0)
     if unknown.size:
         raise ValueError(
-            f"`data` must have known truth, found {unknown.size} items without, first in row {unknown[0]}; simulate on "
+            f"Expected known truth in data, found {unknown.size} items without, first in row {unknown[0]}. Simulate on "
             "data.take(data.y >= 0)."
         )
     if kind == "instance":
@@ -95,13 +95,16 @@ def _check_settings(simulator: Callable, settings: dict[str, Any], required: tup
     missing = [name for name in required if name not in settings]
     if wrong or missing:
         found = f"{wrong[0]}" if wrong else f"no {missing[0]}"
-        raise ValueError(f"{simulator.__name__} takes {', '.join(known)}, found {found}; correct it, or add it.")
+        raise ValueError(
+            f"Expected arguments out of {', '.join(known)} for {simulator.__name__}, found {found}. Correct it, or add "
+            "it."
+        )
 
 
 def _coarse(data: Annotated) -> NDArray:
     if data.coarse is None:
         raise ValueError(
-            "`data` must have superclasses, `coarse`, for kind='superclass', found none; add them, or take 'instance'."
+            "Expected superclasses, coarse, in data for kind='superclass', found none. Add them, or take 'instance'."
         )
     return data.coarse
 
@@ -110,7 +113,7 @@ def _flat(data: Annotated, features: ArrayLike | None) -> NDArray:
     x = np.asarray(data.read().x if features is None else features)
     if len(x) != data.num_items or x.size == 0:
         raise ValueError(
-            f"`features` must have shape ({data.num_items}, ...), as there are items, found {x.shape}; pass a row an "
-            "item."
+            f"Expected features of shape ({data.num_items}, ...), one row an item, found {x.shape}. Pass as many rows "
+            "as data has items."
         )
     return x.reshape(len(x), -1)

@@ -65,7 +65,7 @@ def realised_error(annotations: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     ValueError
         If shapes or types are wrong.
     """
-    annotations = check_labels("annotations", annotations, ("N", "M"))
+    annotations = check_labels("annotations", annotations, ("N", "M"), may_be_empty=False)
     y = check_labels("y", y, (len(annotations),))
     judged = (annotations >= 0) & (y >= 0)[:, None]
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
@@ -79,15 +79,15 @@ def check_rate(rate: ArrayLike, spread: ArrayLike, mode: Mode) -> tuple[float, f
     for name, value in (("rate", rate), ("spread", spread)):
         share = shares(name, value)
         if share.ndim:
-            raise ValueError(f"`{name}` must be one number, found shape {share.shape}; call once for each.")
+            raise ValueError(f"Expected {name} as one number, found shape {share.shape}. Call once for each.")
         numbers.append(float(share))
     rate, spread = numbers
     if mode == "nominal" and not is_constant(rate, spread, mode):
         least = _mean(-FARTHEST * spread, spread)
         if min(rate, 1 - rate) < least:
             raise ValueError(
-                f"A nominal rate must lie in [{least:.4g}, 1 − {least:.4g}] with a spread of {spread:g}, or be 0 or 1, "
-                f"found {rate:g}; lower `spread`, at 0 every rate can be had."
+                f"Expected a nominal rate in [{least:.4g}, 1 - {least:.4g}] with a spread of {spread:g}, or one of 0 "
+                f"or 1, found {rate:g}. Lower spread: at 0, every rate is possible."
             )
     return rate, spread
 

@@ -78,7 +78,7 @@ def superclass_experts(
     coarse = check_labels("coarse", coarse, y.shape, least=0, noun="superclasses").astype(int)  # signed, too
     known = [_check_expertise(m, own, coarse) for m, own in enumerate(_check_sequence(expertise))]
     if not 0 <= error <= 1:
-        raise ValueError(f"`error` must be a probability in [0, 1], found {error}; pass one such as .5.")
+        raise ValueError(f"Expected error as a probability in [0, 1], found {error}. Pass one such as .5.")
     check_choice("confusion", confusion, get_args(Confusion))
     columns = []
     for m, own in enumerate(known):
@@ -115,16 +115,16 @@ def _siblings(y: NDArray, coarse: NDArray, num_categories: int) -> tuple[NDArray
     if len(superclass) < len(pairs):
         repeated = int(pairs[:-1, 0][pairs[1:, 0] == pairs[:-1, 0]][0])
         raise ValueError(
-            "`confusion='within'` must find each category in one superclass, found category "
-            f"{repeated} in several; correct `coarse`, or choose 'uniform'."
+            f"Expected each category in one superclass for confusion='within', found category {repeated} in several. "
+            "Correct coarse, or choose 'uniform'."
         )
     table, sizes = np.zeros((num_categories, num_categories), int), np.ones(num_categories, int)
     for category, own in superclass.items():
         siblings = [other for other, its in superclass.items() if its == own and other != category]
         if not siblings:
             raise ValueError(
-                "`confusion='within'` must find several categories in each superclass, found only category "
-                f"{category} in superclass {own}; choose 'uniform' or 'partner'."
+                "Expected several categories in each superclass for confusion='within', found only category "
+                f"{category} in superclass {own}. Choose 'uniform' or 'partner'."
             )
         table[category, : len(siblings)], sizes[category] = siblings, len(siblings)
     return table, sizes
@@ -133,8 +133,8 @@ def _siblings(y: NDArray, coarse: NDArray, num_categories: int) -> tuple[NDArray
 def _check_sequence(expertise: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     if len(expertise) == 0 or not all(isinstance(own, Iterable) and not isinstance(own, str) for own in expertise):
         raise ValueError(
-            f"`expertise` must hold a sequence of superclasses for each expert, found {expertise!r}; write "
-            "[[0, 1], [2]] for two experts."
+            f"Expected expertise as a sequence of superclasses for each expert, found {expertise!r}. Write [[0, 1], "
+            "[2]] for two experts."
         )
     return expertise
 
@@ -144,7 +144,7 @@ def _check_expertise(expert: int, own: Sequence[int], coarse: NDArray) -> NDArra
     absent = np.setdiff1d(superclasses, coarse)
     if absent.size:
         raise ValueError(
-            f"`expertise[{expert}]` must hold superclasses that occur in `coarse`, found {absent[0]}; "
-            "correct it, or simulate before splitting the data."
+            f"Expected superclasses that occur in coarse in expertise[{expert}], found {absent[0]}. Correct it, or "
+            "simulate before splitting the data."
         )
     return superclasses

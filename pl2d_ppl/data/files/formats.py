@@ -118,7 +118,7 @@ def format_of(path: Path) -> str:
     if path.is_dir():
         return "json"
     if not path.exists():
-        raise ValueError(f"{path} does not exist; check the name and the folder.")
+        raise ValueError(f"Expected a file or folder at {path}, found none. Check the name and the folder.")
     with path.open("rb") as file:
         begin = file.read(8)
     for magic, kind in MAGIC.items():
@@ -133,7 +133,7 @@ def _by_ending(path: Path) -> str | None:
 
 
 def _unknown(path: Path) -> str:
-    hint = " Of JSON files name the folder, or use pl2d_ppl.data.read_json." if path.suffix == ".json" else ""
+    hint = " For JSON files, name the folder, or use pl2d_ppl.data.read_json." if path.suffix == ".json" else ""
     return f"Expected .npz, .nc, a table ({', '.join(TABLES)}) or a folder of JSON files, found {path}.{hint}"
 
 
@@ -142,8 +142,8 @@ def _check_options(path: Path, function: Callable, options: dict[str, Any]) -> N
     strange = [name for name in options if name not in known]
     if strange:
         raise ValueError(
-            f"Expected of the format of {path} the options {', '.join(known) or '(none)'}, found {', '.join(strange)}. "
-            "Leave them out."
+            f"Expected options out of {', '.join(known) or '(none)'} for the format of {path}, found "
+            f"{', '.join(strange)}. Leave them out."
         )
 
 

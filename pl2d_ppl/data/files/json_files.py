@@ -141,8 +141,9 @@ def read_json_folder(
         files, truths = {"train": {Path(name).stem: folder / name for name in rest}}, {"train": folder / "truth.json"}
     else:
         raise ValueError(
-            f"{folder} must hold train.json and label_NAME_train.json, or truth.json and a file a person, found "
-            f"{', '.join(found[:10]) or 'no .json at all'}; rename the files, or name them: pl2d_ppl.data.read_json."
+            f"Expected train.json and label_NAME_train.json, or truth.json and a file for each person, in {folder}, "
+            f"found {', '.join(found[:10]) or 'no .json at all'}. Rename the files, or name them: "
+            "pl2d_ppl.data.read_json."
         )
     who = _chosen(folder, files, people, noted.get("annotators"))
     parts: list[_Files] = [
@@ -168,8 +169,8 @@ def _of_people(folder: Path, found: Sequence[str], variant: str | None) -> dict[
     endings = sorted(ending for ending in variants if ending is not None)
     if not files["train"] and (variant is not None or endings):
         raise ValueError(
-            f"{folder} must hold label_NAME_train{'' if variant is None else '_' + variant}.json, found "
-            f"{'endings ' + ', '.join(endings) if endings else 'no ending'}; choose by `variant` (--variant)."
+            f"Expected label_NAME_train{'' if variant is None else '_' + variant}.json in {folder}, found "
+            f"{'endings ' + ', '.join(endings) if endings else 'no ending'}. Choose by variant (--variant)."
         )
     return files
 
@@ -189,8 +190,8 @@ def _chosen(
     unknown = [name for name in chosen if name not in present]
     if unknown:
         raise ValueError(
-            f"{folder} must hold a file for everybody of `people`, found {', '.join(in_order(present)) or 'nobody'}, "
-            f"and not {', '.join(unknown)}; correct the names."
+            f"Expected a file in {folder} for everybody in people, found {', '.join(in_order(present)) or 'nobody'}, "
+            f"and not {', '.join(unknown)}. Correct the names."
         )
     return chosen
 
@@ -202,7 +203,9 @@ def _noted(path: Path) -> dict[str, list[str]]:
         for key in ("classes", "annotators")
     )
     if not good:
-        raise ValueError(f'{path} must hold {{"classes": [names], "annotators": [names]}}, found something else.')
+        raise ValueError(
+            f'Expected {{"classes": [names], "annotators": [names]}} in {path}, found something else. Correct it.'
+        )
     return content
 
 
@@ -217,8 +220,8 @@ def _annotated(
     for listed in lists:
         if classes is not None and listed.width not in (0, len(classes)):
             raise ValueError(
-                f"{listed.path} must have lists of {len(classes)} numbers, for {', '.join(classes)}, found "
-                f"{listed.width}; correct `classes`."
+                f"Expected lists of {len(classes)} numbers in {listed.path}, for {', '.join(classes)}, found "
+                f"{listed.width}. Correct classes."
             )
     with naming(str(lists[0].path.parent)):
         columns, least = [listed.labels for listed in lists], max(2, *(listed.width for listed in lists))

@@ -58,22 +58,22 @@ def parse_json(path: Path) -> Any:
     try:
         content = path.read_bytes()
         if not content.strip():
-            raise ValueError(f"{path} is empty; fetch or write it again.")
+            raise ValueError(f"Expected JSON in {path}, found an empty file. Fetch or write it again.")
         return json.loads(content)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist; check the name and the folder.") from error
+        raise ValueError(f"Expected a file at {path}, found none. Check the name and the folder.") from error
     except OSError as error:
-        raise ValueError(f"{path} must be a file that can be read, found: {error}; fetch or rewrite it.") from error
+        raise ValueError(f"Expected a file that can be read at {path}, found: {error}. Fetch or rewrite it.") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path} must be UTF-8 text, found byte 0x{content[error.start]:02x} in line {line} (byte {error.start} of "
-            f"the file); convert it: iconv -f LATIN1 -t UTF-8 {path}"
+            f"Expected UTF-8 text in {path}, found byte 0x{content[error.start]:02x} in line {line} (byte "
+            f"{error.start} of the file). Convert it: iconv -f LATIN1 -t UTF-8 {path}"
         ) from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be JSON, found: {error}; correct or fetch it again.") from error
+        raise ValueError(f"Expected JSON in {path}, found: {error}. Correct or fetch it again.") from error
     except RecursionError as error:
-        raise ValueError(f"{path} must be a list of records, found lists within lists; correct it.") from error
+        raise ValueError(f"Expected a list of records in {path}, found lists within lists. Correct it.") from error
 
 
 def load_list(path: Path, columns: Mapping[str, str | None] | None = None) -> Listed:
@@ -99,7 +99,8 @@ def load_list(path: Path, columns: Mapping[str, str | None] | None = None) -> Li
     records = parse_json(path)
     if not isinstance(records, list) or (records and not isinstance(records[0], dict)):
         raise ValueError(
-            f'{path} must be a list of records, [{{"file": ..., "label": ...}}, ...], found something else.'
+            f'Expected a list of records, [{{"file": ..., "label": ...}}, ...], in {path}, found something else. '
+            "Correct it."
         )
     with naming(str(path)):
         keys = list(records[0]) if records else ["file", "label"]
@@ -107,13 +108,16 @@ def load_list(path: Path, columns: Mapping[str, str | None] | None = None) -> Li
         label = roles.get("label", roles.get("truth"))
         if "item" not in roles or label is None:
             raise ValueError(
-                f"records must have keys for item and label, such as file and label, found {', '.join(keys)}; rename "
-                "them, or name them by `columns` (--column)."
+                f"Expected records with keys for item and label, such as file and label, found {', '.join(keys)}. "
+                "Rename them, or name them by columns (--column)."
             )
         items = [str(name) for name in _values(records, roles["item"], (str, int))]
         empty = [i for i, name in enumerate(items) if not name.strip()]
         if empty:
-            raise ValueError(f"every record must name its item, found none in record {empty[0]}, counted from 0.")
+            raise ValueError(
+                f"Expected every record to name its item, found none in record {empty[0]}, counted from 0. Add it, or "
+                "drop the record."
+            )
         values = _values(records, label, tuple(_KINDS))
         labels, width = _labels(values)
         more = {r: _values(records, roles[r], (str, int)) for r in ("group", "coarse") if r in roles}
@@ -127,13 +131,14 @@ def _values(records: Sequence[Any], key: str, types: tuple[type, ...]) -> list[A
     except (KeyError, TypeError, IndexError):
         wrong = next(i for i, r in enumerate(records) if not isinstance(r, dict) or key not in r)
         raise ValueError(
-            f"every record must have the key {key!r}, found {_shown(records[wrong])} as record {wrong}, counted from 0."
+            f"Expected the key {key!r} in every record, found {_shown(records[wrong])} as record {wrong}, counted from "
+            "0. Correct it."
         ) from None
     if set(map(type, values)) - set(types):
         wrong = next(i for i, value in enumerate(values) if type(value) not in types)
         raise ValueError(
-            f"{key!r} must be one of {', '.join(t.__name__.replace('NoneType', 'null') for t in types)}, found "
-            f"{_shown(values[wrong])} in record {wrong}, counted from 0."
+            f"Expected one of {', '.join(t.__name__.replace('NoneType', 'null') for t in types)} for the key {key!r}, "
+            f"found {_shown(values[wrong])} in record {wrong}, counted from 0. Correct it."
         )
     return values
 
@@ -147,12 +152,12 @@ def _labels(values: list[Any]) -> tuple[Coded, int]:
     """Labels of one kind, and the length of one-hot lists."""
     kinds = {_KINDS[kind] for kind in set(map(type, values))} - {"missing"}
     if len(kinds) > 1:
-        raise ValueError(f"labels must be of one kind, found {' and '.join(sorted(kinds))}; write them alike.")
+        raise ValueError(f"Expected labels of one kind, found {' and '.join(sorted(kinds))}. Write them alike.")
     if kinds != {"one-hot list"}:
         try:
             return coded(pa.array(values)), 0
         except (pa.ArrowInvalid, OverflowError) as error:
-            raise ValueError(f"labels must be indices from 0, found {error}; correct them.") from error
+            raise ValueError(f"Expected labels that are indices from 0, found {error}. Correct them.") from error
     given = np.array([value is not None for value in values])
     rows = [value for value in values if value is not None]
     width = len(rows[0])
@@ -164,8 +169,8 @@ def _labels(values: list[Any]) -> tuple[Coded, int]:
     if not good:
         wrong = next(i for i, v in enumerate(values) if v is not None and not _is_one_hot(v, width))
         raise ValueError(
-            f"a label that is a list must hold a single 1 among {width} numbers, the others 0, found "
-            f"{_shown(values[wrong])} in record {wrong}, counted from 0; null means that it is missing."
+            f"Expected a single 1 among {width} numbers, the others 0, in a label that is a list, found "
+            f"{_shown(values[wrong])} in record {wrong}, counted from 0. Write null where it is missing."
         )
     numbers = np.full(len(values), -1, np.int32)
     numbers[given] = hot.argmax(1)

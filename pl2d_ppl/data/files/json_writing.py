@@ -57,7 +57,9 @@ def write_json_files(
     parts = check_parts(data, test)
     check_names(data)
     if data.counts is not None:
-        raise ValueError("JSON files must hold no anonymous votes, found some. Write an .npz, an .nc, or a wide table.")
+        raise ValueError(
+            "Expected no anonymous votes to write to JSON files, found some. Write an .npz, an .nc, or a wide table."
+        )
     names = item_names(parts)
     if features is not None:
         write_features(features, data, test)

@@ -172,10 +172,10 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
             whole = {name: node.to_dataset().load() for name, node in tree.children.items() if name in (TRAIN, TEST)}
             train, test = whole.get(TRAIN, tree.to_dataset().load()), whole.get(TEST)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist; check the name and the folder.") from error
+        raise ValueError(f"Expected a file at {path}, found none. Check the name and the folder.") from error
     except Exception as error:  # whatever a damaged file raises
         found = (str(error) or repr(error)).splitlines()[0]
-        raise ValueError(f"{path} must be netCDF that can be read, found: {found}; fetch or rewrite it.") from error
+        raise ValueError(f"Expected netCDF that can be read at {path}, found: {found}. Fetch or rewrite it.") from error
     with naming(str(path)):
         data = from_dataset(train, subset=subset)
     with naming(f"{path}, test part"):

@@ -225,7 +225,7 @@ class _Settings:
         if len(shape) != 4 or 0 in shape or not (dtype == jnp.uint8 or jnp.issubdtype(dtype, jnp.floating)):
             raise ValueError(
                 f"Expected images of 0..255, uint8 or float, of shape (N, height, width, channels), found {dtype} of "
-                f"shape {shape}. Read them by read_images; of grey images keep the axis of channels."
+                f"shape {shape}. Read them by read_images; for grey images, keep the axis of channels."
             )
         if self.fill == "reflect" and self.pad >= min(shape[1:3]):
             raise ValueError(

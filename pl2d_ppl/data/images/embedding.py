@@ -109,8 +109,8 @@ def _source(images: Any) -> tuple[Any, Callable[[int], str]]:
     array = np.asarray(images)
     if array.ndim != 4 or array.dtype != np.uint8 or array.size == 0:
         raise ValueError(
-            f"Expected images, uint8 of shape (N, height, width, channels), found {array.dtype} of shape {array.shape}."
-            " Scale pixels to 0..255, and of grey images keep the axis of channels."
+            f"Expected images, uint8 of shape (N, height, width, channels), found {array.dtype} of shape "
+            f"{array.shape}. Scale pixels to 0..255; for grey images, keep the axis of channels."
         )
     return array, "image {}".format
 

@@ -124,8 +124,9 @@ class EncodedImages:
         ends = self.offsets.astype(np.int64)
         if ends[0] < 0 or ends[-1] > len(self.data) or (np.diff(ends) < 0).any():
             raise ValueError(
-                f"Expected offsets that rise within 0..{len(self.data)}, found {ends.min()}..{ends.max()}"
-                f"{'' if (np.diff(ends) >= 0).all() else ', not in order'}. Offsets and data must be of one file."
+                f"Expected offsets that rise within 0..{len(self.data)}, found "
+                f"{ends.min()}..{ends.max()}{'' if (np.diff(ends) >= 0).all() else ', not in order'}. Take offsets and "
+                "data from one file."
             )
 
     @classmethod

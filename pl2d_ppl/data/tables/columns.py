@@ -53,12 +53,10 @@ def find_columns(names: Sequence[str], columns: Mapping[str, str | None] | None 
     columns = dict(columns or {})
     strange = [role for role in columns if role not in ROLES]
     if strange:
-        raise ValueError(f"`columns` must name columns for {', '.join(ROLES)}, found {strange[0]!r}; correct it.")
+        raise ValueError(f"Expected roles out of {', '.join(ROLES)} in columns, found {strange[0]!r}. Correct it.")
     absent = [name for name in columns.values() if name and name not in names]
     if absent:
-        raise ValueError(
-            f"there must be a column {absent[0]!r}, as `columns` says, found {', '.join(names)}; correct it."
-        )
+        raise ValueError(f"Expected a column {absent[0]!r}, as columns says, found {', '.join(names)}. Correct it.")
     found = {role: name for role, name in columns.items() if name}
     free = [name for name in names if name not in found.values()]
     for role in ROLES:
@@ -75,7 +73,7 @@ def _called(role: str, names: Sequence[str]) -> str | None:
         alike = forms.get(called, [])
         if len(alike) > 1:
             raise ValueError(
-                f"there must be one column for the {role}, found {' and '.join(map(repr, alike))}; choose: "
+                f"Expected one column for the {role}, found {' and '.join(map(repr, alike))}. Choose one: "
                 f"columns={{{role!r}: {alike[0]!r}}} (--column {role}={alike[0]})."
             )
         if alike:
@@ -147,9 +145,9 @@ def detect_layout(
     if half:
         lacking = ", ".join(role for role in OF_LONG if role not in roles)
         raise ValueError(
-            f"there must be columns for {lacking} beside {roles[half[0]]!r}, found {', '.join(file.names)}; say which "
-            f'they are, such as columns={{"{lacking.split(", ")[0]}": ...}} (--column), or that every column is a '
-            'person, layout="wide" (--layout wide).'
+            f"Expected columns for {lacking} beside {roles[half[0]]!r}, found {', '.join(file.names)}. Say which they "
+            f'are, such as columns={{"{lacking.split(", ")[0]}": ...}} (--column), or that every column is a person, '
+            'layout="wide" (--layout wide).'
         )
     rest = rest_of(file.names, roles, feature_prefix)
     if classes is not None and set(rest) == set(classes):
@@ -162,8 +160,9 @@ def detect_layout(
     if all(_PEOPLE.fullmatch(_form(name)) for name in rest) or not _may_be_counts(file, rest):
         return "wide"
     raise ValueError(
-        f"whole numbers in every row of {', '.join(rest[:3])}{', ...' if len(rest) > 3 else ''} may be labels or "
-        'numbers of votes; say which: layout="wide" or layout="counts" (--layout).'
+        "Expected columns of labels or of numbers of votes, found whole numbers in every row of "
+        f"{', '.join(rest[:3])}{', ...' if len(rest) > 3 else ''}, which may be either. Say which: "
+        'layout="wide" or layout="counts" (--layout).'
     )
 
 

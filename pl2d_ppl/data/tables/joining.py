@@ -40,16 +40,16 @@ def join_features(path: Path, items: Sequence[str] | None) -> Any:
         If the file cannot be read, items have no name, one has no features, or a name fits several images.
     """
     if items is None:
-        raise ValueError(f"there must be a column of items to join {path} by, found none; name it: columns, --column.")
+        raise ValueError(f"Expected a column of items to join {path} by, found none. Name it by columns (--column).")
     if path.is_dir():
         return _images(path, items)
     names, x = read_features(path)
     if names is None:
-        raise ValueError(f"{path} must name its items (in an .npz, the key items), found no names; add them.")
+        raise ValueError(f"Expected names of items in {path} (in an .npz, the key items), found none. Add them.")
     index = pd.Index(names)
     if index.has_duplicates:
         twice = index[index.duplicated()][0]
-        raise ValueError(f"{path} must hold an item once, found {twice!r} more than once; merge or rename it.")
+        raise ValueError(f"Expected each item once in {path}, found {twice!r} more than once. Merge or rename it.")
     places = index.get_indexer(pd.Index(items))
     _check_found(path, places >= 0, items, names)
     return x[places]
@@ -58,8 +58,8 @@ def join_features(path: Path, items: Sequence[str] | None) -> Any:
 def _check_found(path: Path, found: NDArray, items: Sequence[str], names: Sequence[str]) -> None:
     if not found.all():
         raise ValueError(
-            f"{path} must have features of every item, found none of {(~found).sum():,} of {len(found):,}, such as "
-            f"{str(items[int(np.argmin(found))])!r} (its own are called {str(names[0])!r}, ...); add them, or make the "
+            f"Expected features of every item in {path}, found none of {(~found).sum():,} of {len(found):,}, such as "
+            f"{str(items[int(np.argmin(found))])!r} (its own are called {str(names[0])!r}, ...). Add them, or make the "
             "names alike."
         )
 
@@ -89,9 +89,13 @@ def read_features(path: Path) -> tuple[Sequence[str] | None, NDArray]:
         x = file["x"] if "x" in keys else None
         items = [str(name) for name in file["items"]] if "items" in keys else None
     if x is None:
-        raise ValueError(f"{path} must hold the key x, and items to join it by, found {', '.join(keys) or 'none'}.")
+        raise ValueError(
+            f"Expected the key x, and items to join it by, in {path}, found {', '.join(keys) or 'none'}. Add them."
+        )
     if items is not None and len(items) != len(np.atleast_1d(x)):
-        raise ValueError(f"{path} must hold a name for each of {len(x)} rows of x, found {len(items)} names.")
+        raise ValueError(
+            f"Expected a name for each of {len(x)} rows of x in {path}, found {len(items)} names. Make them agree."
+        )
     return items, x
 
 
@@ -101,12 +105,15 @@ def _table_of_features(file: TableFile) -> tuple[Sequence[str] | None, NDArray]:
     if not names:
         names = [n for n in file.names if n not in roles.values() and not n.startswith((VOTES, "Unnamed: "))]
     if not names:
-        raise ValueError(f"{file.path} must have columns of features, found {', '.join(file.names)}; add some.")
+        raise ValueError(f"Expected columns of features in {file.path}, found {', '.join(file.names)}. Add some.")
     items = None
     if "item" in roles:
         found = file.coded(roles["item"])
         if found.codes.min() < 0:
-            raise ValueError(f"{file.path} must name the item in every row, found none in row {_first_empty(found)}.")
+            raise ValueError(
+                f"Expected the name of the item in every row of {file.path}, found none in row {_first_empty(found)}. "
+                "Add it, or drop the row."
+            )
         items = np.array(found.values, object)[found.codes].tolist()
     return items, feature_columns(file, names)
 
@@ -142,8 +149,8 @@ def feature_columns(file: TableFile, names: Sequence[str]) -> NDArray:
             columns.append(column.cast(pa.float64()).to_numpy())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ValueError(
-                f"column {name!r} of {file.path} must hold numbers, as a feature, found: {error}; correct it, or if it "
-                "is no feature rename it, or choose another `feature_prefix`."
+                f"Expected numbers in column {name!r} of {file.path}, a feature, found: {error}. Correct it; if it is "
+                "no feature, rename it, or choose another feature_prefix."
             ) from error
     return np.stack(columns, 1) if columns else np.empty((0, 0))
 
@@ -160,10 +167,13 @@ def _images(folder: Path, items: Sequence[str]) -> Any:
     for item, places in zip(items, found, strict=True):
         if len(places) > 1:
             fits = " and ".join(paths[place] for place in places[:2])
-            raise ValueError(f"{folder} must hold one image of {item!r}, found {fits}; name items by their paths.")
+            raise ValueError(f"Expected one image of {item!r} in {folder}, found {fits}. Name items by their paths.")
         if owners.setdefault(places[0], item) != item:
             both = f"{owners[places[0]]!r} and {item!r}"
-            raise ValueError(f"{folder} must hold an image of each item, found {paths[places[0]]} for {both}.")
+            raise ValueError(
+                f"Expected an image of each item in {folder}, found {paths[places[0]]} for {both}. Name items by their "
+                "paths."
+            )
     return ImageFolder([paths[place] for place in owners], root=folder)
 
 
@@ -194,12 +204,15 @@ def read_item_labels(path: Path, columns: Mapping[str, str | None] | None, encod
     column = roles.get("truth", roles.get("label"))
     if "item" not in roles or column is None:
         raise ValueError(
-            f"{path} must have columns for item and truth, found {', '.join(file.names)}; rename them "
-            f"({ROLES['item'][0]}, {ROLES['truth'][0]}), or name them by `columns` (--column)."
+            f"Expected columns for item and truth in {path}, found {', '.join(file.names)}. Rename them "
+            f"({ROLES['item'][0]}, {ROLES['truth'][0]}), or name them by columns (--column)."
         )
     items = file.coded(roles["item"])
     if items.codes.min() < 0:
-        raise ValueError(f"{path} must name the item in every row, found none in row {_first_empty(items)}.")
+        raise ValueError(
+            f"Expected the name of the item in every row of {path}, found none in row {_first_empty(items)}. Add it, "
+            "or drop the row."
+        )
     return items, file.coded(column)
 
 
@@ -213,6 +226,6 @@ def check_overlap(where: Any, names: Sequence[str], own: Any, items: Mapping[str
     """
     if names and items and not any(name in items for name in names):
         raise ValueError(
-            f"{where} must speak of the items of {own}, found none of them: {names[0]!r} there, and "
-            f"{next(iter(items))!r} here; make the names alike, or take the file that belongs to it."
+            f"Expected items of {own} in {where}, found none of them: {names[0]!r} there, and {next(iter(items))!r} "
+            "here. Make the names alike, or take the file that belongs to it."
         )

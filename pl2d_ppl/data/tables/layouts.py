@@ -49,11 +49,13 @@ def _read_long(request: Request) -> tuple[dict[str, Any], NDArray | None]:
     if item is None or person is None or label is None:
         lacking = [role for role in OF_LONG if role not in request.roles]
         raise ValueError(
-            f"there must be columns for {', '.join(lacking)} in a long table, found {', '.join(request.file.names)}; "
-            f"say which they are: columns={{{lacking[0]!r}: ...}} (--column {lacking[0]}=...)."
+            f"Expected columns for {', '.join(lacking)} in a long table, found {', '.join(request.file.names)}. Say "
+            f"which they are: columns={{{lacking[0]!r}: ...}} (--column {lacking[0]}=...)."
         )
     if item.codes.min() < 0:
-        raise ValueError(f"every row must name its item, found none in {_empty(item.codes < 0)}; add it, or drop them.")
+        raise ValueError(
+            f"Expected every row to name its item, found none in {_empty(item.codes < 0)}. Add it, or drop the rows."
+        )
     truth = request.column("truth")
     items = list(item.values)
     spoken = [(item.codes, truth)] if truth else []
@@ -66,7 +68,9 @@ def _read_long(request: Request) -> tuple[dict[str, Any], NDArray | None]:
     (labels, *truths), classes = number_labels([label, *(t for _, t in spoken)], request.classes, request.missing)
     nameless = (person.codes < 0) & (labels >= 0)
     if nameless.any():
-        raise ValueError(f"every label must have its annotator, found none in {_empty(nameless)}; add who it was.")
+        raise ValueError(
+            f"Expected every label to have its annotator, found none in {_empty(nameless)}. Add who it was."
+        )
     people, columns = _people(person, request)
     given = (labels >= 0) & (columns >= 0)
     told = {"items": items, "people": people, "classes": classes}
@@ -74,7 +78,10 @@ def _read_long(request: Request) -> tuple[dict[str, Any], NDArray | None]:
     rows = np.concatenate([rows for rows, _ in spoken]) if spoken else item.codes
     unread = [name for name in request.file.names if name.startswith(request.feature_prefix)]
     if unread and request.features is None:
-        warn(f"features of a long table come from a file of their own, features=...; {unread[0]} is left out.")
+        warn(
+            f"Expected features of a long table in a file of their own, found {unread[0]} in the table, which is left "
+            "out. Pass features=FILE (--features)."
+        )
     of_items = _of_items(request, item.codes, items)
     is_test = of_items.pop("is_test")
     return {
@@ -107,7 +114,7 @@ def _people(person: Coded, request: Request) -> tuple[list[str], NDArray]:
     unknown = [name for name in people if name not in present]
     if unknown:
         raise ValueError(
-            f"`people` must be among {', '.join(in_order(present)[:20])}, found {', '.join(unknown)}; correct them."
+            f"Expected people out of {', '.join(in_order(present)[:20])}, found {', '.join(unknown)}. Correct them."
         )
     columns = pd.Index(people, dtype=object).get_indexer(person.values)
     return people, np.append(columns, -1)[person.codes]
@@ -141,8 +148,8 @@ def _values(role: str, names: Sequence[str]) -> NDArray:
         other = [name for name, form in zip(names, forms, strict=True) if form not in TRAIN + TEST]
         if other:
             raise ValueError(
-                f'`split` must be "train" or "test", found {other[0]!r}; keep these two parts, or leave the column '
-                'out: columns={"split": None}.'
+                f'Expected "train" or "test" in split, found {other[0]!r}. Keep these two parts, or leave the column '
+                f'out: columns={{"split": None}}.'
             )
         return np.array([form in TEST for form in forms])
     integers = numbered(names)
@@ -150,7 +157,7 @@ def _values(role: str, names: Sequence[str]) -> NDArray:
         return np.array(integers)
     if role == "coarse":
         wrong = next(name for name in names if numbered([name]) is None)
-        raise ValueError(f"`coarse` must hold superclasses 0, 1, ..., found {wrong!r}; number them.")
+        raise ValueError(f"Expected superclasses 0, 1, ... in coarse, found {wrong!r}. Number them.")
     return np.array(names)
 
 
@@ -172,7 +179,8 @@ def _read_wide(request: Request) -> tuple[dict[str, Any], NDArray | None]:
         return _rows(request, people, classes, counts)
     if not people and "truth" not in request.roles and not request.truth:
         raise ValueError(
-            f"there must be a column a person, or truth, found {', '.join(request.file.names)}; add annotations."
+            f"Expected a column for each person, or for the truth, found {', '.join(request.file.names)}. Add "
+            "annotations."
         )
     return _rows(request, people, request.classes, None)
 
@@ -193,8 +201,8 @@ def _check_columns(what: str, names: Sequence[str], request: Request) -> None:
     absent = [name for name in names if name not in there]
     if absent:
         raise ValueError(
-            f"there must be a column for each of `{what}`, found {', '.join(request.file.names)}, and none of "
-            f"{', '.join(absent)}; correct `{what}`, or the layout."
+            f"Expected a column for each of {what}, found {', '.join(request.file.names)}, and none of "
+            f"{', '.join(absent)}. Correct {what}, or the layout."
         )
 
 
@@ -209,8 +217,8 @@ def _check_people(names: Sequence[str], request: Request) -> None:
         own = sum(owners[value] == 1 for value in found)
         if len(values) > 1 and own > max(MOST_OWN, len(found) / 2):
             raise ValueError(
-                f"columns of a wide table must be people, found {own:,} values in {name!r} that no other column "
-                f"has; say who the people are, people=[...] (--people), or let names of features begin with "
+                f"Expected people as the columns of a wide table, found {own:,} values in {name!r} that no other "
+                "column has. Say who the people are, people=[...] (--people), or let names of features begin with "
                 f"{request.feature_prefix!r}."
             )
 
@@ -224,8 +232,8 @@ def _counts(request: Request, names: Sequence[str]) -> NDArray:
         if numbers is None or min(numbers, default=0) < 0:
             wrong = next(v for v in found.values if numbered([v]) is None or int(float(v)) < 0)
             raise ValueError(
-                f"column {name!r} must hold numbers of votes, as a category, found {wrong!r}; correct it, or if it is "
-                "no category leave it out by `classes`, or choose another layout."
+                f"Expected numbers of votes in column {name!r}, a category, found {wrong!r}. Correct it; if it is no "
+                "category, leave it out by classes, or choose another layout."
             )
         columns.append(np.array([*numbers, 0])[found.codes])
     return np.stack(columns, 1)
@@ -243,7 +251,10 @@ def _rows(
     rows, spoken = np.arange(num_items), [] if truth is None else [(np.arange(num_items), truth)]
     if request.truth:
         if items is None:
-            raise ValueError(f"there must be a column of items to join {request.truth_path} by, found none; name it.")
+            raise ValueError(
+                f"Expected a column of items to join {request.truth_path} by, found none. Name it by columns "
+                "(--column)."
+            )
         spoken.append(_joined(request, items, *request.truth))
     numbers, classes = number_labels([*said, *(t for _, t in spoken)], classes, request.missing)
     told = items if items is not None else [f"row {i + 1}" for i in rows]
@@ -264,12 +275,14 @@ def _rows(
 def _names(item: Coded) -> list[str]:
     """Names of the items of a table of a row an item."""
     if item.codes.min() < 0:
-        raise ValueError(f"every row must name its item, found none in {_empty(item.codes < 0)}; add it, or drop them.")
+        raise ValueError(
+            f"Expected every row to name its item, found none in {_empty(item.codes < 0)}. Add it, or drop the rows."
+        )
     if len(item.values) < len(item.codes):
         twice = item.values[int(np.argmax(np.bincount(item.codes) > 1))]
         raise ValueError(
-            f"there must be one row an item in a wide or counts table, found several of {twice!r} "
-            f"({len(item.codes) - len(item.values):,} rows too many); merge them, or choose the column of items."
+            f"Expected one row for each item in a wide or counts table, found several of {twice!r} "
+            f"({len(item.codes) - len(item.values):,} rows too many). Merge them, or choose the column of items."
         )
     return list(item.values)
 

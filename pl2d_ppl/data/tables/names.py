@@ -137,21 +137,21 @@ def _integer(label: str) -> int | None:
 
 def _named_by_themselves(labels: Sequence[str], least: int) -> tuple[dict[str, int], tuple[str, ...]]:
     if not labels:
-        raise ValueError("there must be labels, found none: every one is missing; check how missing ones are written.")
+        raise ValueError("Expected labels, found none: every one is missing. Check how missing labels are written.")
     integers = numbered(labels)
     if integers is None:
         names = tuple(sorted(labels))
         if len(names) > MOST_NUMBERED_CLASSES:
             raise ValueError(
-                f"there must be at most {MOST_NUMBERED_CLASSES:,} categories, found {len(names):,}, such as "
-                f"{names[0]!r}; check which column holds the labels."
+                f"Expected at most {MOST_NUMBERED_CLASSES:,} categories, found {len(names):,}, such as {names[0]!r}. "
+                "Check which column holds the labels."
             )
         return {name: i for i, name in enumerate(names)}, names
     if min(integers) < 0 or max(integers) >= MOST_NUMBERED_CLASSES:
         wrong = min(integers) if min(integers) < 0 else max(integers)
         raise ValueError(
-            f"labels that are numbers must lie in 0..{MOST_NUMBERED_CLASSES - 1}, or be -1 where missing, found "
-            f"{wrong}; check which column holds the labels, or give the names of the categories as `classes`."
+            f"Expected labels that are numbers in 0..{MOST_NUMBERED_CLASSES - 1}, or -1 where missing, found {wrong}. "
+            "Check which column holds the labels, or give the names of the categories as classes."
         )
     names = tuple(map(str, range(max(*integers, least - 1, 1) + 1)))
     return dict(zip(labels, integers, strict=True)), names
@@ -189,8 +189,8 @@ def _check_known(unknown: Sequence[str], classes: Sequence[str], columns: Sequen
     found = ", ".join(f"{value!r} {counts[value]:,}" for value in most)
     told = ", ".join(map(repr, classes[:20])) + (", ..." if len(classes) > 20 else "")
     raise ValueError(
-        f"labels must be among the classes {told}, found {len(unknown):,} unknown, with their numbers: "
-        f"{found}; correct them, add them to `classes`, or name them in `missing`."
+        f"Expected labels among the classes {told}, found {len(unknown):,} unknown, with their numbers: {found}. "
+        "Correct them, add them to classes, or name them in missing."
     )
 
 
@@ -211,6 +211,6 @@ def warn_of_spellings(what: str, names: Iterable[str]) -> None:
     if several:
         more = f" ({len(several) - 1:,} more such)" if len(several) > 1 else ""
         warn(
-            f"the {what} {' and '.join(map(repr, several[0]))} differ by case, blanks or Unicode form only{more}: "
-            "spell them alike if they are one."
+            f"Expected different {what}, found {' and '.join(map(repr, several[0]))}, which differ by case, blanks or "
+            f"Unicode form only{more}. Spell them alike if they are one."
         )

@@ -112,7 +112,7 @@ def read_table(
         noted = tuple(file.notes["classes"]) if "classes" in file.notes else None
         layout = layout or file.notes.get("layout") or detect_layout(file, roles, named or noted, who, feature_prefix)
         if layout not in READERS:
-            raise ValueError(f'`layout` must be "long", "wide" or "counts", found {layout!r}.')
+            raise ValueError(f'Expected layout "long", "wide" or "counts", found {layout!r}. Choose one.')
     request = Request(
         file=file,
         roles=roles,
@@ -133,13 +133,13 @@ def _parts(content: dict[str, Any], is_test: NDArray | None, *, subset: bool) ->
     """Divide what was read into a training and a test part."""
     if not subset and content["counts"] is None and not (content["y"] >= 0).any():
         raise ValueError(
-            "`y` must be known for at least one item, found no truth; add a column truth, or name a table that has it, "
-            "truth=FILE (pl2d data convert --truth FILE)."
+            "Expected the truth of at least one item in y, found none. Add a column truth, or name a table that has "
+            "it, truth=FILE (pl2d data convert --truth FILE)."
         )
     if is_test is None or not is_test.any():
         return Annotated(**content, subset=subset), None
     if is_test.all():
-        raise ValueError('`split` must say "train" for some items, found "test" for all; correct it, or leave it out.')
+        raise ValueError('Expected "train" in split for some items, found "test" for all. Correct it, or leave it out.')
     whole = {name: content.pop(name) for name in ("classes", "annotators")}
 
     def part(rows: NDArray) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def once_per_item(what: str, rows: NDArray, values: NDArray, num_items: int, tol
         item = rows[wrong[0]]
         both = [told["values"][v] for v in (values[wrong[0]], result[item])]
         raise ValueError(
-            f"`{what}` must be the same wherever an item is named, found {both[0]!r} and {both[1]!r} for "
-            f"{told['items'][item]!r} (such items: {len(np.unique(rows[wrong])):,}); correct it, or leave it out."
+            f"Expected the same {what} wherever an item is named, found {both[0]!r} and {both[1]!r} for "
+            f"{told['items'][item]!r} (such items: {len(np.unique(rows[wrong])):,}). Correct it, or leave it out."
         )
     return result
 
@@ -65,8 +65,8 @@ def every_item(what: str, rows: NDArray, values: NDArray, num_items: int, told: 
     result = once_per_item(what, rows, values, num_items, told)
     if result.min() < 0:
         raise ValueError(
-            f"`{what}` must be known of every item, found none for {(result < 0).sum():,}, such as "
-            f"{str(told['items'][int(np.argmin(result))])!r}; add it, or leave `{what}` out."
+            f"Expected {what} of every item, found none for {(result < 0).sum():,}, such as "
+            f"{str(told['items'][int(np.argmin(result))])!r}. Add it, or leave {what} out."
         )
     return result
 
@@ -104,7 +104,9 @@ def place(
         not fit in memory.
     """
     if duplicates not in ("error", "first", "last", "majority"):
-        raise ValueError(f'`duplicates` must be "error", "first", "last" or "majority", found {duplicates!r}.')
+        raise ValueError(
+            f'Expected duplicates "error", "first", "last" or "majority", found {duplicates!r}. Choose one.'
+        )
     shape = (len(told["items"]), len(told["people"]))
     if shape[0] * shape[1] > MOST_CELLS:
         raise ValueError(

@@ -70,10 +70,10 @@ class TableFile:
                 table = self.load(wanted)
             except OSError as error:
                 raise ValueError(
-                    f"{self.path} must be a file that can be read, found: {error}; fetch it again."
+                    f"Expected a file that can be read at {self.path}, found: {error}. Fetch it again."
                 ) from error
             if table.num_rows == 0:
-                raise ValueError(f"{self.path} must have rows, found a header only; check whether it is complete.")
+                raise ValueError(f"Expected rows in {self.path}, found a header only. Check whether it is complete.")
             self._read.update(zip(wanted, table.columns, strict=True))
         return {name: self._read[name] for name in names}
 
@@ -94,11 +94,11 @@ class TableFile:
 
 @contextmanager
 def naming_table(path: Path) -> Iterator[None]:
-    """Say which table something is wrong with, where the message does not begin with it."""
+    """Say which table something is wrong with, where the message does not name it."""
     try:
         yield
     except ValueError as error:
-        if str(error).startswith(str(path)):
+        if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}") from error
 
@@ -127,15 +127,17 @@ def open_table(path: Path, encoding: str = "utf-8", delimiter: str | None = None
     """
     try:
         if path.is_dir():
-            raise ValueError(f"{path} must be a table ({', '.join(TABLES)}), found a folder; name the file in it.")
+            raise ValueError(f"Expected a table ({', '.join(TABLES)}) at {path}, found a folder. Name the file in it.")
         file = _open_parquet(path) if is_parquet(path) else _open_csv(path, encoding, delimiter)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist; check the name and the folder.") from error
+        raise ValueError(f"Expected a file at {path}, found none. Check the name and the folder.") from error
     except OSError as error:
-        raise ValueError(f"{path} must be a file that can be read, found: {error}; fetch or rewrite it.") from error
+        raise ValueError(f"Expected a file that can be read at {path}, found: {error}. Fetch or rewrite it.") from error
     twice = [name for name, number in Counter(file.names).items() if number > 1]
     if twice:
-        raise ValueError(f"{path} must have columns of different names, found {twice[0]!r} more than once; rename it.")
+        raise ValueError(
+            f"Expected columns of different names in {path}, found {twice[0]!r} more than once. Rename it."
+        )
     return file
 
 
@@ -147,7 +149,7 @@ def is_parquet(path: Path) -> bool:
 
 def _open_parquet(path: Path) -> TableFile:
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; fetch or write it again.")
+        raise ValueError(f"Expected a table in {path}, found an empty file. Fetch or write it again.")
 
     def load(names: Sequence[str]) -> Any:
         with pa.parquet.ParquetFile(path) as file:
@@ -157,7 +159,9 @@ def _open_parquet(path: Path) -> TableFile:
         with pa.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} must be a Parquet file, found something else: {error}.") from error
+        raise ValueError(
+            f"Expected a Parquet file at {path}, found something else: {error}. Fetch or rewrite it."
+        ) from error
     notes = (schema.metadata or {}).get(NOTES)
     return TableFile(path, tuple(schema.names), load, json.loads(notes) if notes else {})
 
@@ -190,7 +194,9 @@ def _utf8(path: Path, encoding: str) -> pa.Buffer:
             stream.write(content.to_pybytes().decode(encoding).encode())
             return stream.getvalue()
     except LookupError as error:
-        raise ValueError(f'`encoding` must be one that Python knows, such as "latin-1", found {encoding!r}.') from error
+        raise ValueError(
+            f'Expected an encoding that Python knows, such as "latin-1", found {encoding!r}. Correct its name.'
+        ) from error
     except UnicodeDecodeError as error:
         raise _wrong_encoding(path, content.to_pybytes(), error) from error
     return content.slice(3) if begin == codecs.BOM_UTF8 else content
@@ -199,9 +205,9 @@ def _utf8(path: Path, encoding: str) -> pa.Buffer:
 def _wrong_encoding(path: Path, content: bytes, error: UnicodeDecodeError) -> ValueError:
     line = content.count(b"\n", 0, error.start) + 1
     return ValueError(
-        f"{path} must be {error.encoding.upper()} text, found byte 0x{content[error.start]:02x} in line {line} (byte "
-        f'{error.start} of the file); pass its encoding, such as encoding="latin-1", or convert it: '
-        f"iconv -f LATIN1 -t UTF-8 {path}"
+        f"Expected {error.encoding.upper()} text in {path}, found byte 0x{content[error.start]:02x} in line {line} "
+        f'(byte {error.start} of the file). Pass its encoding, such as encoding="latin-1", or convert it: iconv -f '
+        f"LATIN1 -t UTF-8 {path}"
     )
 
 
@@ -223,8 +229,10 @@ def _header(path: Path, content: pa.Buffer, delimiter: str) -> tuple[list[str], 
         except UnicodeDecodeError:
             raise _explained(path, content, "") from None
         except (csv.Error, TypeError) as error:
-            raise ValueError(f"{path} must begin with a row of column names, found: {error}; correct it.") from error
-    raise ValueError(f"{path} is empty; expected a header and rows. Fetch or write it again.")
+            raise ValueError(
+                f"Expected a row of column names at the top of {path}, found: {error}. Correct it."
+            ) from error
+    raise ValueError(f"Expected a header and rows in {path}, found an empty file. Fetch or write it again.")
 
 
 def _parse(path: Path, content: pa.Buffer, width: int, places: Sequence[int], skipped: int, delimiter: str) -> Any:
@@ -266,8 +274,8 @@ def _parse(path: Path, content: pa.Buffer, width: int, places: Sequence[int], sk
         raise _explained(path, content, found)
     text = invalid[0].text[:MOST_SHOWN]
     raise ValueError(
-        f"{path} must have {width} fields in every row, as in its header, found {invalid[0].actual_columns} in row "
-        f"{invalid[0].number}: {text!r} (such rows: {len(invalid):,}); correct them, or put quotes around a field that "
+        f"Expected {width} fields in every row of {path}, as in its header, found {invalid[0].actual_columns} in row "
+        f"{invalid[0].number}: {text!r} (such rows: {len(invalid):,}). Correct them, or put quotes around a field that "
         f"holds {delimiter!r}."
     )
 
@@ -278,4 +286,4 @@ def _explained(path: Path, content: pa.Buffer, found: str) -> ValueError:
         whole.decode()
     except UnicodeDecodeError as error:
         return _wrong_encoding(path, whole, error)
-    return ValueError(f"{path} must be a table of text, found: {found}; correct it.")
+    return ValueError(f"Expected a table of text in {path}, found: {found}. Correct it.")

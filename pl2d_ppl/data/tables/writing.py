@@ -22,8 +22,8 @@ from pl2d_ppl.io import check_writable, written_whole
 __all__ = ["check_names", "check_parts", "item_names", "write_features", "write_table"]
 
 NO_FEATURES = (
-    "{} holds no features. Write them beside it, features=FILE.npz (--features-out), and join them when it is read, "
-    "features=FILE.npz (--features)."
+    "Expected a format that holds features, found {}, which holds no features. Write them beside it, features=FILE.npz "
+    "(--features-out), and join them when it is read, features=FILE.npz (--features)."
 )
 
 
@@ -134,12 +134,14 @@ def check_parts(data: Annotated, test: Annotated | None) -> list[Annotated]:
     for field in ("classes", "annotators"):
         if test is not None and getattr(test, field) != getattr(data, field):
             raise ValueError(
-                f"`test` must have the {field} of `data` {getattr(data, field)}, found {getattr(test, field)}; write "
+                f"Expected test with the {field} of data, {getattr(data, field)}, found {getattr(test, field)}. Write "
                 "them to separate files."
             )
     for field in ("group", "coarse", "counts"):
         if len({getattr(part, field) is None for part in parts}) > 1:
-            raise ValueError(f"Both parts must have `{field}`, or none, found it in one. Write them to separate files.")
+            raise ValueError(
+                f"Expected {field} in both parts, or in none, found it in one. Write them to separate files."
+            )
     return parts
 
 
@@ -155,24 +157,24 @@ def check_names(data: Annotated, *, missing: tuple[str, ...] = ("",)) -> None:
     empty = [name for name in data.annotators if not name.strip()]
     if absent or empty:
         raise ValueError(
-            f"names must not mean that something is missing, found {(absent + empty)[0]!r} in "
-            f"`{'classes' if absent else 'annotators'}`; rename it."
+            f"Expected names that do not mean that something is missing, found {(absent + empty)[0]!r} in "
+            f"{'classes' if absent else 'annotators'}. Rename it."
         )
 
 
 def _check_layout(layout: str, data: Annotated) -> None:
     if layout not in ("long", "wide", "counts"):
-        raise ValueError(f'`layout` must be "long", "wide" or "counts", found {layout!r}.')
+        raise ValueError(f'Expected layout "long", "wide" or "counts", found {layout!r}. Choose one.')
     if layout == "counts" and (data.counts is None or data.num_experts):
         found = f"annotations of {data.num_experts} people" if data.num_experts else "no votes"
-        raise ValueError(f'layout="counts" must have votes only, found {found}; choose "wide", which holds both.')
+        raise ValueError(f'Expected votes only for layout="counts", found {found}. Choose "wide", which holds both.')
     if layout == "long" and data.counts is not None:
-        raise ValueError('layout="long" must have no anonymous votes, found some; choose "wide", which holds both.')
+        raise ValueError('Expected no anonymous votes for layout="long", found some. Choose "wide", which holds both.')
     taken = [name for name in data.annotators if is_taken(name)] if layout == "wide" else []
     if taken:
         raise ValueError(
-            f"columns of a wide table must not be read as something else, found a person called {taken[0]!r}; rename "
-            'them, or choose layout="long".'
+            "Expected columns of a wide table that are not read as something else, found a person called "
+            f'{taken[0]!r}. Rename them, or choose layout="long".'
         )
 
 
@@ -193,10 +195,11 @@ def item_names(parts: list[Annotated]) -> list[NDArray]:
     distinct, counts = np.unique(whole, return_counts=True)
     if len(distinct) < len(whole):
         raise ValueError(
-            f"parts must not share items, found {str(distinct[counts > 1][0])!r} in both; write them to separate files."
+            f"Expected parts that share no items, found {str(distinct[counts > 1][0])!r} in both. Write them to "
+            "separate files."
         )
     if not all(name.strip() for name in distinct.tolist()):
-        raise ValueError("`items` must not be empty names, found one; rename it.")
+        raise ValueError("Expected names in items that are not empty, found an empty one. Rename it.")
     return names
 
 

@@ -148,7 +148,9 @@ class TfdsImages:
         try:
             return np.asarray(self.source[int(index)][self.feature])
         except (OSError, SyntaxError, ValueError, AttributeError) as error:  # of Pillow, and of OpenCV that gives None
-            raise ValueError(f"{self!r}: image {index} cannot be decoded, found: {error}; prepare it again.") from error
+            raise ValueError(
+                f"Expected an image that can be decoded, found image {index} of {self!r}: {error}. Prepare it again."
+            ) from error
 
     def __repr__(self) -> str:
         return f"TfdsImages({self.source!r}, {self.feature!r})"
@@ -173,17 +175,19 @@ def _find(name: "str | DatasetBuilder", data_dir: str | os.PathLike | None) -> "
 
     if not isinstance(name, str):
         if data_dir is not None:
-            raise ValueError("`data_dir` must be left out with a builder, which has its own; pass it to the builder.")
+            raise ValueError(
+                "Expected no data_dir beside a builder, which has its own, found one. Pass it to the builder."
+            )
         return name
     try:
         return tfds.builder(name, data_dir=None if data_dir is None else os.fspath(data_dir))
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(
-            "`name` must be that of a data set of TFDS, of pl2d_ppl.data.tfds.builders, or of one prepared in "
-            f"`data_dir`, found {name!r}; tfds.list_builders() lists them."
+            "Expected name to be that of a data set of TFDS, of pl2d_ppl.data.tfds.builders, or of one prepared in "
+            f"data_dir, found {name!r}. List them: tfds.list_builders()."
         ) from error
     except ImportError as error:
-        raise ImportError(f"{_without_package(name, error)} to `data_dir`.") from error
+        raise ImportError(f"{_without_package(name, error)} to data_dir.") from error
 
 
 def _prepare(builder: "DatasetBuilder", manual_dir: str | os.PathLike | None) -> None:
@@ -201,7 +205,7 @@ def _prepare(builder: "DatasetBuilder", manual_dir: str | os.PathLike | None) ->
 def _without_package(name: str, error: ImportError) -> str:
     found = str(error).splitlines()[-1]  # TFDS puts its examples before
     return (
-        f"To prepare {name}, TFDS needs a package that is not installed, found: {found}. Prepare it where TensorFlow "
+        f"Expected the packages that TFDS needs to prepare {name}, found: {found}. Prepare it where TensorFlow "
         f"is, tfds.builder({name!r}).download_and_prepare(file_format='array_record'), and copy the folder"
     )
 
@@ -214,10 +218,10 @@ def _features(builder: "DatasetBuilder", chosen: Mapping[str, str]) -> dict[str,
     listed = ", ".join(sorted(present))
     unknown = [key for key in chosen if key not in NAMES]
     if unknown:
-        raise ValueError(f"`features` must name some of {', '.join(NAMES)}, found {unknown[0]}; correct it.")
+        raise ValueError(f"Expected keys out of {', '.join(NAMES)} in features, found {unknown[0]}. Correct it.")
     absent = [name for name in chosen.values() if name not in present]
     if absent:
-        raise ValueError(f"`features` must be features of {builder.name}, {listed}, found {absent[0]}; correct it.")
+        raise ValueError(f"Expected features of {builder.name}, {listed}, found {absent[0]}. Correct it.")
     usual = {key: next((name for name in names if name in present), None) for key, names in NAMES.items()}
     names = {key: name for key, name in {**usual, **chosen}.items() if name is not None}
     for key, kind in {"image": tfds.features.Image, "label": tfds.features.ClassLabel}.items():
@@ -226,8 +230,8 @@ def _features(builder: "DatasetBuilder", chosen: Mapping[str, str]) -> dict[str,
             names[key] = candidates[0]
         if names.get(key) not in candidates:
             raise ValueError(
-                f"{builder.name} must have one feature that is the {key}, a tfds.features.{kind.__name__}, found "
-                f"{listed}; name it, features={{{key!r}: ...}}, or choose a data set of image classification."
+                f"Expected one feature of {builder.name} that is the {key}, a tfds.features.{kind.__name__}, found "
+                f"{listed}. Name it, features={{{key!r}: ...}}, or choose a data set of image classification."
             )
     return names
 
@@ -256,12 +260,14 @@ def _source(builder: "DatasetBuilder", split: str) -> Any:
         return builder.as_data_source(split)
     except NotImplementedError as error:  # a format that TensorFlow alone reads
         raise ValueError(
-            f"{builder.name} must be prepared as array_record or parquet, found {builder.info.file_format} in "
-            f"{builder.data_dir}; choose another `data_dir` to prepare it again."
+            f"Expected {builder.name} prepared as array_record or parquet, found {builder.info.file_format} in "
+            f"{builder.data_dir}. Choose another data_dir to prepare it again."
         ) from error
     except (ValueError, AssertionError) as error:
         known = ", ".join(builder.info.splits) or "none"
-        raise ValueError(f"`split` must be made of the splits of {builder.name}, {known}, found {split!r}.") from error
+        raise ValueError(
+            f"Expected split to be made of the splits of {builder.name}, {known}, found {split!r}. Correct it."
+        ) from error
 
 
 def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:

@@ -98,7 +98,7 @@ def set_up_firm(
     num_training = min(options.training_items, len(x) - test - unlabelled - reserved)
     if num_training < least:
         raise ValueError(
-            f"Expected {least} of the {len(x)} items for training at least, beside {reserved} to annotate, "
+            f"Expected at least {least} of the {len(x)} items for training, beside {reserved} to annotate, "
             f"{unlabelled} without labels and {test} to test, found {num_training}. Lower the number of context items, "
             "or of people with items of their own."
         )

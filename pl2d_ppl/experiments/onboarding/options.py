@@ -77,8 +77,8 @@ class OnboardingOptions:
             raise ValueError(f"Expected methods out of {', '.join(METHODS)}, found {unknown or 'none'}.")
         if not self.rates or self.people < len(self.rates):
             raise ValueError(
-                f"Expected as many people as error rates at least, found {self.people} people and "
-                f"{len(self.rates)} rates. Raise people, or name fewer rates."
+                f"Expected at least as many people as error rates, found {self.people} people and {len(self.rates)} "
+                "rates. Raise people, or name fewer rates."
             )
         if not 0 <= self.replaced <= 1:
             raise ValueError(f"Expected a share of replaced people between 0 and 1, found {self.replaced}.")

@@ -151,16 +151,20 @@ class AnnotatedBuilder(ShardBasedBuilder, skip_registration=True):  # type: igno
         missing = [file for file in self.files() if not (folder / file).exists()]
         if missing:
             raise ValueError(
-                f"{self.name} needs {', '.join(missing)} in {folder}, found nothing there of that name. "
-                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS} Then {folder / missing[0]} must exist."
+                f"Expected {', '.join(missing)} in {folder} for {self.name}, found nothing there of that name. "
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS} Make sure that {folder / missing[0]} exists then."
             )
         contents = self.read(folder)
         if not any(contents.splits.values()):
-            raise ValueError(f"{self.name} needs items, found none in {folder}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+            raise ValueError(
+                f"Expected items of {self.name} in {folder}, found none. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
         for split, items in contents.splits.items():
             repeated = [name for name, number in Counter(item.name for item in items).items() if number > 1]
             if repeated:
-                raise ValueError(f"{self.name}, {split}: items must have distinct names, found {repeated[0]} again.")
+                raise ValueError(
+                    f"Expected distinct names of items in {self.name}, {split}, found {repeated[0]} again. Rename it."
+                )
         return contents
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -235,6 +239,6 @@ def check_names(wanted: Collection[str], present: Collection[str], source: str, 
     if missing:
         more = ", ..." if len(missing) > SHOWN else ""
         raise ValueError(
-            f"{source} names {len(missing)} that are not in {place}: {', '.join(missing[:SHOWN])}{more}; "
-            "fetch them, or correct the names."
+            f"Expected all that {source} names in {place}, found {len(missing)} missing: "
+            f"{', '.join(missing[:SHOWN])}{more}. Fetch them, or correct the names."
         )

@@ -83,8 +83,8 @@ def _labels(path: Path) -> dict[str, int]:
         name, label = entry["file"], entry["label"]
         if label not in range(len(Chaoyang.CLASSES)) or name in labels:
             raise ValueError(
-                f"{path} must give a file one label in 0..{len(Chaoyang.CLASSES) - 1}, found {label!r} for {name}; "
-                "fetch it again."
+                f"Expected one label in 0..{len(Chaoyang.CLASSES) - 1} for each file in {path}, found {label!r} for "
+                f"{name}. Fetch it again."
             )
         labels[name] = label
     return labels

@@ -70,8 +70,8 @@ def _items(path: Path, split: str) -> list[Item]:
     shape = (len(data), 3 * SIDE * SIDE)
     if data.dtype != np.uint8 or data.shape != shape or any(part.shape != shape[:1] for part in labels):
         raise ValueError(
-            f"{path} must hold data of shape (N, {shape[1]}) in bytes and two lists of N labels, found {data.dtype} of "
-            f"shape {data.shape} and {len(labels[0])} and {len(labels[1])} labels; fetch it again."
+            f"Expected data of shape (N, {shape[1]}) in bytes and two lists of N labels in {path}, found {data.dtype} "
+            f"of shape {data.shape} and {len(labels[0])} and {len(labels[1])} labels. Fetch it again."
         )
     images = data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return [
@@ -105,15 +105,19 @@ def _unpickled(path: Path) -> dict[Any, Any]:
         with open(path, "rb") as stream:
             content = _Unpickler(stream, encoding="bytes").load()
     except (OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, IndexError, KeyError) as error:
-        raise ValueError(f"{path} must be a pickled dictionary of arrays, found: {error}; fetch it again.") from error
+        raise ValueError(
+            f"Expected a pickled dictionary of arrays in {path}, found: {error}. Fetch it again."
+        ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must be a pickled dictionary of arrays, found {type(content)}; fetch it again.")
+        raise ValueError(f"Expected a pickled dictionary of arrays in {path}, found {type(content)}. Fetch it again.")
     return {_text(key): value for key, value in content.items()}
 
 
 def _entry(content: dict[Any, Any], path: Path, key: str) -> Any:
     if key not in content:
-        raise ValueError(f"{path} must hold {key}, found {', '.join(map(str, content)) or 'nothing'}; fetch it again.")
+        raise ValueError(
+            f"Expected {key} in {path}, found {', '.join(map(str, content)) or 'nothing'}. Fetch it again."
+        )
     return content[key]
 
 

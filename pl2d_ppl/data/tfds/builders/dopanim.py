@@ -92,5 +92,5 @@ def _likeliest(path: Path, likelihoods: dict[str, float], rng: np.random.Generat
 def _species(path: Path, name: str) -> tuple[int, int]:
     """Find the number of a species, and that of its group."""
     if name not in Dopanim.CLASSES:
-        raise ValueError(f"{path} must name species of dopanim, found {name!r}; fetch it again.")
+        raise ValueError(f"Expected species of dopanim in {path}, found {name!r}. Fetch it again.")
     return Dopanim.CLASSES.index(name), next(i for i, group in enumerate(GROUPS.values()) if name in group)

@@ -71,12 +71,10 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
         data_dir: str | os.PathLike | None = None,
     ):
         if not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise ValueError(
-                f"`name` must be of lower-case letters, digits and underscores, found {name!r}; rename it."
-            )
+            raise ValueError(f"Expected name of lower-case letters, digits and underscores, found {name!r}. Rename it.")
         self.name, self.folder, self.table = name, Path(folder), Path(table)
         if not self.folder.is_dir():
-            raise ValueError(f"`folder` must be a folder of images, found {folder}, which is none; correct it.")
+            raise ValueError(f"Expected a folder of images, found {folder}, which is none. Correct it.")
         train, test = read_table(self.table, layout="long", classes=classes, subset=True)
         self._parts = {"train": train} | ({} if test is None else {"test": test})
         self._images = images_in(self.folder)
@@ -129,8 +127,8 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
     def _check_same(self) -> None:
         if self.is_prepared() and dict(self.info.metadata.items()).get("digest") != self._digest():
             raise ValueError(
-                f"{self.table} and {self.folder} must be what {self.name} was prepared from, found another table, "
-                f"other images or other classes; choose another name, or delete {self.data_dir} to prepare it again."
+                f"Expected the {self.table} and {self.folder} that {self.name} was prepared from, found another table, "
+                f"other images or other classes. Choose another name, or delete {self.data_dir} to prepare it again."
             )
 
 

@@ -57,7 +57,9 @@ class MiceBone(AnnotatedBuilder):
         if self.builder_config.name == "complete":
             chosen = (said >= 0).all(0)
             if not chosen.any():
-                raise ValueError(f"{folder / TABLE} must have annotators of every image, found none; choose everyone.")
+                raise ValueError(
+                    f"Expected annotators of every image in {folder / TABLE}, found none. Choose everyone."
+                )
             people, said = [name for name, keep in zip(people, chosen, strict=True) if keep], said[:, chosen]
         truth = np.where(votes.any(1), votes.argmax(1), -1)
         items = [Item(name, file, int(truth[row]), said[row]) for row, (name, file) in enumerate(rows.items())]
@@ -86,7 +88,7 @@ def _given(path: Path, entries: list[Any]) -> Iterator[tuple[str, int]]:
             continue
         if label not in MiceBone.CLASSES:
             raise ValueError(
-                f"{path} must hold labels out of {', '.join(MiceBone.CLASSES)}, found {label!r}; fetch it again."
+                f"Expected labels out of {', '.join(MiceBone.CLASSES)} in {path}, found {label!r}. Fetch it again."
             )
         yield entry["image_path"], MiceBone.CLASSES.index(label)
 

@@ -93,7 +93,5 @@ def _items(path: Path, truth: pd.DataFrame, said: NDArray, images: dict[str, Pat
 def _answers(path: Path, table: pd.DataFrame) -> NDArray:
     unknown = sorted(set(table[FINDING]) - set(ANSWERS))
     if unknown:
-        raise ValueError(
-            f"{path} must answer YES or NO, or nothing, found {unknown[0]!r} in {FINDING}; fetch it again."
-        )
+        raise ValueError(f"Expected YES, NO or nothing in {FINDING} of {path}, found {unknown[0]!r}. Fetch it again.")
     return np.array([ANSWERS[answer] for answer in table[FINDING]])

@@ -35,10 +35,10 @@ def read_json(path: Path, kind: type, keys: Collection[str]) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} must be JSON, found: {error}; fetch it again.") from error
+        raise ValueError(f"Expected JSON in {path}, found: {error}. Fetch it again.") from error
     found = type(content)
     if found is not kind:
-        raise ValueError(f"{path} must hold a {kind.__name__}, found a {found.__name__}; fetch it again.")
+        raise ValueError(f"Expected a {kind.__name__} in {path}, found a {found.__name__}. Fetch it again.")
     check_columns(path, content.values() if kind is dict else content, keys)
     return content
 
@@ -48,7 +48,7 @@ def check_columns(path: Path, entries: Iterable[Any], keys: Collection[str]) -> 
     for entry in entries:
         if not isinstance(entry, dict) or not entry.keys() >= set(keys):
             raise ValueError(
-                f"{path} must hold objects with {', '.join(keys)}, found {str(entry)[:80]}; fetch it again."
+                f"Expected objects with {', '.join(keys)} in {path}, found {str(entry)[:80]}. Fetch it again."
             )
 
 
@@ -75,11 +75,11 @@ def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as error:  # pandas' own errors of parsing are ValueErrors
-        raise ValueError(f"{path} must be a CSV that can be read, found: {error}; correct it.") from error
+        raise ValueError(f"Expected a CSV that can be read at {path}, found: {error}. Correct it.") from error
     missing = [column for column in columns if column not in table.columns]
     if missing or table.empty:
         raise ValueError(
-            f"{path} must have rows and the columns {', '.join(columns)}, found {len(table)} rows and "
-            f"{', '.join(map(str, table.columns))}; correct it."
+            f"Expected rows and the columns {', '.join(columns)} in {path}, found {len(table)} rows and "
+            f"{', '.join(map(str, table.columns))}. Correct it."
         )
     return table.apply(lambda column: column.str.strip())
