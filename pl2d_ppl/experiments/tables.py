@@ -67,8 +67,8 @@ def _areas(report: Mapping[str, Any]) -> str:
 
 def _warn_unjudged(name: str, least: float) -> None:
     message = (
-        f"{name}: only {least:.3f} of the decisions can be judged, those on items that the decider annotated and whose "
-        "truth is known. Accuracies and areas are over these."
+        f"{name}: as few as {least:.3f} of the decisions can be judged, those on items that the decider annotated and "
+        "whose truth is known. Accuracies and areas are over these."
     )
     warn(message)
 

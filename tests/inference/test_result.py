@@ -76,7 +76,7 @@ def test_predictions_are_those_of_the_networks(single, num_items):
 
 def test_predictions_of_a_batch_are_those_of_its_runs(batched):
     prediction = batched.predict(X)
-    assert [a.shape for a in prediction] == [(3, 40, 3), (3, 40, 5), (3, 40)]
+    assert [a.shape for a in (*prediction, prediction.decision)] == [(3, 40, 3), (3, 40, 5), (3, 40)]
     for r in range(3):
         run = batched.run(r)
         assert run.history["loss"].shape == (3,)
