@@ -49,7 +49,7 @@ def main() -> None:
         x[train],
         counts[train],
         candidates,
-        program="lda",
+        vote_model="lda",
         alphas=alphas,
         seeds=options.seeds,
         schedule=CLUSTER_SCHEDULE.replace(steps=options.steps, batch_size=256),
@@ -82,7 +82,7 @@ def main() -> None:
     start = time.perf_counter()
     settings = CLUSTER_SCHEDULE.replace(steps=options.steps, batch_size=256)
     options_of_urn = {"num_people": STAFF, "schedule": settings, "progress": False}
-    runs = fit_clusters(jax.random.key(0), x[train], counts[train], candidates, program="urn", **options_of_urn)
+    runs = fit_clusters(jax.random.key(0), x[train], counts[train], candidates, vote_model="urn", **options_of_urn)
     print(f"\nthe urn, of {STAFF} people, K = {options.clusters}: {time.perf_counter() - start:.0f} s")
     for run, row in zip(runs, held_out(runs, x[test], counts[test]), strict=True):
         skills = np.asarray(jax.nn.sigmoid(run.result.params["skill_mean_auto_loc"])).ravel()

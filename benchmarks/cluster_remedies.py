@@ -95,7 +95,7 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
     for label, run in runs.items():
         right = np.take_along_axis(run.cluster_probs(x[test]), y[test, None, None], 2).mean((0, 2))
         soft = sample_membership(place_key, models[0.3], run.cluster_probs(x[context]), said[context]).soft
-        if run.program == "urn":
+        if run.vote_model == "urn":
             right = np.asarray(jax.nn.sigmoid(run.result.params["skill_mean_auto_loc"])).ravel()
             placed = given_votes(run, x[context], counts[context], said[context])
             votes = sample_membership(place_key, models[0.3], *placed).soft

@@ -86,30 +86,30 @@ def run_seed(name: str, seed: int, options: argparse.Namespace, table: dict) -> 
         "lda": CLUSTER_SCHEDULE.replace(steps=options.lda_steps, batch_size=256),
         "urn": CLUSTER_SCHEDULE.replace(steps=options.steps),
     }
-    for program, schedule in schedules.items():
+    for vote_model, schedule in schedules.items():
         start = time.perf_counter()
         runs = fit_clusters(
             fit_key,
             x[:cut],
             counts[:cut],
             options.clusters,
-            program=program,
+            vote_model=vote_model,
             num_people=len(RATES),
             alphas=ALPHAS,
             schedule=schedule,
             progress=False,
         )
-        print(f"  {name}, seed {seed}: {program} fitted in {time.perf_counter() - start:.0f} s", flush=True)
+        print(f"  {name}, seed {seed}: {vote_model} fitted in {time.perf_counter() - start:.0f} s", flush=True)
         for run, found in zip(runs, held_out(runs, x[test], counts[test]), strict=True):
             vote = perplexity(np.array([found["evidence"]]), np.array([counts[test].sum()]))
             right = (run.cluster_probs(x[test]).argmax(-1) == y[test, None]).mean()
-            method = f"LDA, alpha {run.alpha:g}" if program == "lda" else "urn"
+            method = f"LDA, alpha {run.alpha:g}" if vote_model == "lda" else "urn"
             for context in contexts:
                 probs = run.cluster_probs(x[context])
                 add = partial(score, accuracy=right, found=vote)
                 table[run.num_clusters, method].append(add(place(probs, said[context], 1.0)))
                 table[run.num_clusters, f"{method}, prior .3"].append(add(place(probs, said[context], 0.3)))
-                if program == "urn":
+                if vote_model == "urn":
                     soft = place(*given_votes(run, x[context], counts[context], said[context]), 0.3)
                     table[run.num_clusters, "urn, prior .3, votes"].append(add(soft))
     for context in contexts:

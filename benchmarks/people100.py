@@ -39,14 +39,14 @@ def main() -> None:
     train, test = slice(options.items), slice(options.items, options.items + HELD_OUT)
     print(f"realised error rates of the ten groups {np.round(rates, 3)}")
     print(f"distinct categories an item: {(counts > 0).sum(1).mean():.1f} of {counts.sum(1).mean():.0f} votes")
-    for program in ("lda", "urn"):
+    for vote_model in ("lda", "urn"):
         start = time.perf_counter()
         runs = fit_clusters(
             fit_key,
             x[train],
             counts[train],
             candidates,
-            program=program,
+            vote_model=vote_model,
             schedule=CLUSTER_SCHEDULE.replace(steps=options.steps, batch_size=options.batch_size),
             progress=False,
         )
@@ -54,11 +54,11 @@ def main() -> None:
         total = np.array([counts[test].sum()])
         found = [perplexity(np.array([row["elbo"]]), total) for row in held_out(runs, x[test], counts[test])]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"\n{program}: {seconds:.0f} s for K = {options.clusters}; peak memory of the process {peak:.2f} GiB")
+        print(f"\n{vote_model}: {seconds:.0f} s for K = {options.clusters}; peak memory of the process {peak:.2f} GiB")
         print(f"{'K':>4}{'perplexity':>12}{'RPC':>10}  skills")
         for run, p, rpc in zip(runs, found, [np.nan, *relative_perplexity_change(candidates, found)], strict=True):
             right = np.take_along_axis(run.cluster_probs(x[test]), y[test, None, None], 2).mean((0, 2))
-            if program == "urn":
+            if vote_model == "urn":
                 right = np.asarray(jax.nn.sigmoid(run.result.params["skill_mean_auto_loc"])).ravel()
             print(f"{run.num_clusters:>4}{p:>12.4f}{rpc:>10.2g}  {np.round(right, 2)}", flush=True)
         print(f"chosen: K = {choose_num_clusters(candidates, found)}")

@@ -78,7 +78,7 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, tuple[float, l
         train.x,
         counts,
         [options.clusters],
-        program="urn",
+        vote_model="urn",
         num_people=len(known),
         schedule=CLUSTER_SCHEDULE.replace(steps=500),
         hidden=(64,),

@@ -74,8 +74,8 @@ print("votes on the first five items:", *votes[:5], sep="\n")
 # %%
 schedule = CLUSTER_SCHEDULE.replace(steps=STEPS, batch_size=256)
 options = {"schedule": schedule, "progress": False}
-lda = fit_clusters(fit_key, x[train], counts[train], [2, 3], program="lda", seeds=SEEDS, **options)
-urn = fit_clusters(fit_key, x[train], counts[train], [1, 2, 3], program="urn", seeds=SEEDS, **options)
+lda = fit_clusters(fit_key, x[train], counts[train], [2, 3], vote_model="lda", seeds=SEEDS, **options)
+urn = fit_clusters(fit_key, x[train], counts[train], [1, 2, 3], vote_model="urn", seeds=SEEDS, **options)
 
 total = np.array([counts[test].sum()])
 for runs in (lda, urn):
@@ -83,7 +83,9 @@ for runs in (lda, urn):
         probs = run.cluster_probs(x[test])
         right = np.take_along_axis(probs, y[test, None, None], 2).mean((0, 2))
         value = perplexity([found["elbo"]], total)
-        print(f"{run.program}, K = {run.num_clusters}, seed {run.seed}: {value:.4f}; right by cluster {right.round(3)}")
+        print(
+            f"{run.vote_model}, K = {run.num_clusters}, seed {run.seed}: {value:.4f}; right by cluster {right.round(3)}"
+        )
 
 # %% [markdown]
 # The seeds of LDA do not agree with one another on what a cluster is; those of the urn do. How many clusters? The

@@ -70,7 +70,7 @@ counts = vote_counts(anonymise(next(keys), said[old]), 10)
     x[old],
     counts,
     [3],
-    program="urn",
+    vote_model="urn",
     num_people=6,
     schedule=CLUSTER_SCHEDULE.replace(steps=STEPS),
     progress=False,

@@ -11,9 +11,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from pl2d_ppl.cli.options import Program, Seed, integers, reports_errors
+from pl2d_ppl.cli.options import Seed, VoteModelName, integers, reports_errors
 from pl2d_ppl.cli.reading import read_with_features
-from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, ClusterRun, ProgramName, fit_clusters, held_out
+from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, ClusterRun, VoteModel, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import (
     choose_num_clusters,
     marginal_perplexity,
@@ -44,7 +44,7 @@ def clusters(
         ),
     ],
     k: Option[str, typer.Option(help="Numbers of clusters, with commas.")] = "1,2,3,4,5",
-    program: Option[Program, typer.Option(help="Urn: nobody votes twice. LDA: paper B.")] = Program.urn,
+    vote_model: Option[VoteModelName, typer.Option(help="Urn: nobody votes twice. LDA: paper B.")] = VoteModelName.urn,
     people: Option[int, typer.Option(help="People behind the votes, for the urn; 0: the most votes on an item.")] = 0,
     alpha: Option[float, typer.Option(help="Concentration of LDA.")] = 50.0,
     seeds: Option[int, typer.Option(help="Fits of every number of clusters.", min=1)] = 3,
@@ -58,7 +58,7 @@ def clusters(
     """Group people from anonymous votes; choose the number of groups; place identified people among them."""
     options = ClusterOptions(
         num_clusters=integers(k),
-        program=program.value,
+        vote_model=vote_model.value,
         people=people or None,
         alpha=alpha,
         seeds=seeds,
@@ -76,7 +76,7 @@ class ClusterOptions:
     """Options of ``pl2d clusters``; see its help."""
 
     num_clusters: list[int]
-    program: ProgramName
+    vote_model: VoteModel
     people: int | None
     alpha: float
     seeds: int
@@ -108,7 +108,7 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
         x[train],
         counts[train],
         options.num_clusters,
-        program=options.program,
+        vote_model=options.vote_model,
         num_people=options.people,
         alphas=(options.alpha,),
         seeds=options.seeds,

@@ -13,7 +13,7 @@ import typer
 from tqdm.auto import tqdm
 
 from pl2d_ppl.checks.warn import warn
-from pl2d_ppl.cli.options import Program, Seed, floats, integers, names, reports_errors
+from pl2d_ppl.cli.options import Seed, VoteModelName, floats, integers, names, reports_errors
 from pl2d_ppl.cli.reading import read_with_features
 from pl2d_ppl.clusters.fit import equal_sizes
 from pl2d_ppl.data import Annotated
@@ -54,7 +54,9 @@ def onboard(
     seed: Seed = 0,
     rates: Option[str, typer.Option(help="Nominal error rates of groups of people, with commas.")] = ".05,.2,.35",
     clusters: Option[int, typer.Option(help="Number of clusters.", min=1)] = 3,
-    program: Option[Program, typer.Option(help="Finds clusters. Urn: nobody votes twice. LDA: paper B.")] = Program.urn,
+    vote_model: Option[
+        VoteModelName, typer.Option(help="How clusters are found: urn, or lda as in paper B.")
+    ] = VoteModelName.urn,
     alpha: Option[float, typer.Option(help="Concentration of LDA.")] = 50.0,
     own_items: Option[
         bool,
@@ -75,7 +77,7 @@ def onboard(
         people=people,
         rates=tuple(floats(rates)),
         clusters=clusters,
-        program=program.value,
+        vote_model=vote_model.value,
         alpha=alpha,
         own_items=own_items,
         replaced=replaced,
@@ -131,7 +133,7 @@ def _check(contexts: Sequence[int], options: OnboardingOptions) -> None:
         coverage_bounds(coverage, 1)
     if not {*NEED_MEMBERSHIP, "pooled"} & set(options.methods):
         return
-    if options.program == "urn":
+    if options.vote_model == "urn":
         equal_sizes(options.people, options.clusters)
     elif not options.alpha > 0:
         raise ValueError(f"Expected a positive concentration alpha, found {options.alpha}.")

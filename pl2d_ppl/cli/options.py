@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-__all__ = ["Data", "Guide", "Program", "Seed", "Steps", "floats", "integers", "names", "reports_errors"]
+__all__ = ["Data", "Guide", "Seed", "Steps", "VoteModelName", "floats", "integers", "names", "reports_errors"]
 
 Data = Option[
     Path,
@@ -33,7 +33,7 @@ class Guide(StrEnum):
     mean_field = "mean-field"
 
 
-class Program(StrEnum):
+class VoteModelName(StrEnum):
     """Model of anonymous votes."""
 
     urn = "urn"

@@ -29,7 +29,7 @@ from pl2d_ppl.networks import Ensemble, network_for
 
 __all__ = ["CLUSTER_SCHEDULE", "ClusterRun", "equal_sizes", "fit_clusters", "held_out"]
 
-ProgramName = Literal["urn", "lda"]
+VoteModel = Literal["urn", "lda"]
 INACTIVE = 1e-3  # concentration of a cluster that takes no votes: its E[ln u] is below -900
 CLUSTER_SCHEDULE = Schedule(
     steps=1500,
@@ -49,7 +49,7 @@ class ClusterRun:
 
     Attributes
     ----------
-    program : {"urn", "lda"}
+    vote_model : {"urn", "lda"}
         The model.
     num_clusters : int
         K; the batch may have networks for more, which took no part.
@@ -63,7 +63,7 @@ class ClusterRun:
         Its place in the batch.
     """
 
-    program: ProgramName
+    vote_model: VoteModel
     num_clusters: int
     seed: int
     alpha: float
@@ -99,7 +99,7 @@ class ClusterRun:
         """
         if counts is None:
             return softmax(self.result.outputs(x)["cluster_logits"][0, :, : self.num_clusters], axis=-1)
-        if self.program != "urn":
+        if self.vote_model != "urn":
             raise ValueError(
                 "Expected no counts with LDA, where the votes of others carry no information, found some. Leave them "
                 "out."
@@ -145,7 +145,7 @@ def fit_clusters(
     counts: Any,
     num_clusters: Sequence[int],
     *,
-    program: ProgramName = "urn",
+    vote_model: VoteModel = "urn",
     num_people: int | None = None,
     alphas: Sequence[float] = (50.0,),
     seeds: int = 1,
@@ -170,7 +170,7 @@ def fit_clusters(
         Anonymous votes for each category.
     num_clusters : sequence of int
         Numbers of clusters.
-    program : {"urn", "lda"}
+    vote_model : {"urn", "lda"}
         ``annotator_urn`` or ``annotator_lda``.
     num_people : int, optional
         People behind the votes, for the urn: by default the largest number of votes on an item.
@@ -200,12 +200,12 @@ def fit_clusters(
     x, counts = np.asarray(x), np.asarray(counts)
     most = int(counts.sum(1).max())
     people = most if num_people is None else num_people
-    _check_request(num_clusters, seeds, program, people, most)
+    _check_request(num_clusters, seeds, vote_model, people, most)
     split_key, *keys = jax.random.split(rng_key, seeds + 1)
     order = np.asarray(jax.random.permutation(split_key, len(x)))
     held = int(len(x) * validation_share)
     parts = [{"x": x[rows], "counts": counts[rows].astype(np.int32)} for rows in (order[held:], order[:held])]
-    shape = _Shape(x.shape[1:], counts.shape[1], tuple(hidden), schedule, len(parts[0]["x"]), most)
+    shape = _Setting(x.shape[1:], counts.shape[1], tuple(hidden), schedule, len(parts[0]["x"]), most)
 
     def run(build: tuple, copies: int, arguments: dict) -> FitResult:
         model, guide, optimizer = build
@@ -222,7 +222,7 @@ def fit_clusters(
             progress=progress,
         )
 
-    if program == "urn":
+    if vote_model == "urn":
         fits = {k: run(_urn(shape, equal_sizes(people, k)), 1, {}) for k in num_clusters}
         return [ClusterRun("urn", k, s, np.nan, fits[k], s) for k in num_clusters for s in range(seeds)]
     settings = [(k, a) for k in num_clusters for a in alphas]
@@ -233,14 +233,14 @@ def fit_clusters(
     return [ClusterRun("lda", *run, batch, i) for i, run in enumerate(runs)]
 
 
-def _check_request(num_clusters: Sequence[int], seeds: int, program: str, people: int, most: int) -> None:
-    if program not in get_args(ProgramName):
-        raise ValueError(f"Expected a program out of {', '.join(get_args(ProgramName))}, found {program!r}.")
+def _check_request(num_clusters: Sequence[int], seeds: int, vote_model: str, people: int, most: int) -> None:
+    if vote_model not in get_args(VoteModel):
+        raise ValueError(f"Expected a vote_model out of {', '.join(get_args(VoteModel))}, found {vote_model!r}.")
     if not num_clusters or min(num_clusters) < 1 or len(set(num_clusters)) < len(num_clusters):
         raise ValueError(f"Expected distinct numbers of clusters from 1 up, found {list(num_clusters)}.")
     if seeds < 1:
         raise ValueError(f"Expected at least one seed, found {seeds}.")
-    if program == "urn":
+    if vote_model == "urn":
         if people < most:
             raise ValueError(
                 f"Expected as many people as votes on an item, since nobody votes twice, found {people} people and "
@@ -249,7 +249,7 @@ def _check_request(num_clusters: Sequence[int], seeds: int, program: str, people
         equal_sizes(people, max(num_clusters))
 
 
-class _Shape(NamedTuple):
+class _Setting(NamedTuple):
     """What programs are built for."""
 
     item: tuple[int, ...]
@@ -267,14 +267,14 @@ class _Shape(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _lda(shape: _Shape, num_clusters: int) -> tuple:
+def _lda(shape: _Setting, num_clusters: int) -> tuple:
     networks = partial(Ensemble, shape.network(), num_clusters)
     model = partial(annotator_lda, clusters=networks, max_votes=shape.max_votes)
     return model, mean_field(model), shape.optimizer()
 
 
 @lru_cache(maxsize=32)
-def _urn(shape: _Shape, sizes: tuple[int, ...]) -> tuple:
+def _urn(shape: _Setting, sizes: tuple[int, ...]) -> tuple:
     from numpyro.handlers import block
     from numpyro.infer.autoguide import AutoDelta
     from numpyro.infer.initialization import init_to_mean
@@ -311,11 +311,11 @@ def held_out(runs: Sequence[ClusterRun], x: Any, counts: Any, *, batch_size: int
     rows = []
     for run in runs:
         if id(run.fits) not in bounds:
-            programs, data = run.fits.programs, {"x": x, "counts": counts}
-            loss = total_loss(programs.local_loss, run.fits.leaves, run.fits.best_state, data, batch_size)
+            compiled, data = run.fits.compiled, {"x": x, "counts": counts}
+            loss = total_loss(compiled.local_loss, run.fits.leaves, run.fits.best_state, data, batch_size)
             bounds[id(run.fits)] = -loss - orders
         elbo = float(bounds[id(run.fits)][run.index])
-        rows.append({"elbo": elbo, "evidence": elbo if run.program == "urn" else _evidence(run, x, counts)})
+        rows.append({"elbo": elbo, "evidence": elbo if run.vote_model == "urn" else _evidence(run, x, counts)})
     return rows
 
 

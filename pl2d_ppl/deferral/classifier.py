@@ -112,7 +112,7 @@ def trained_network(result: FitResult, name: str, network: Callable[..., nnx.Mod
     ValueError
         If the fit has no such network, or is a batch of runs.
     """
-    if result.programs.batched:
+    if result.compiled.batched:
         raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
     params = result.params
     if f"{name}$params" not in params:

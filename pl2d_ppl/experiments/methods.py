@@ -93,7 +93,7 @@ class Task:
     guide: GuideName = "exact"
 
 
-class Shape(NamedTuple):
+class TaskShape(NamedTuple):
     """What networks are built for.
 
     Attributes
@@ -132,10 +132,10 @@ class Shape(NamedTuple):
         return partial(Ensemble, self.network(self.num_categories), self.num_experts)
 
 
-Programs = tuple[Callable, Callable]
+ModelAndGuide = tuple[Callable, Callable]
 
 
-def _prob_l2d(shape: Shape, guide: GuideName) -> Programs:
+def _prob_l2d(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
     model = partial(
         prob_l2d,
         gating=shape.network(shape.num_experts + 1),
@@ -146,13 +146,13 @@ def _prob_l2d(shape: Shape, guide: GuideName) -> Programs:
     return model, exact(model) if guide == "exact" else mean_field(model)
 
 
-def _naive(shape: Shape, guide: GuideName) -> Programs:
+def _naive(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
     del guide  # z alone is latent: both are the same
     model = partial(naive_l2d, gating=shape.network(shape.num_experts + 1), classifier=shape.classifier)
     return model, exact(model)
 
 
-def _cluster_l2d(shape: Shape, guide: GuideName) -> Programs:
+def _cluster_l2d(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
     del guide
     model = partial(
         cluster_l2d,
@@ -164,36 +164,36 @@ def _cluster_l2d(shape: Shape, guide: GuideName) -> Programs:
     return model, exact(model, ["v"])
 
 
-def _one_stage(shape: Shape, guide: GuideName, *, surrogate: Literal["softmax", "ova"]) -> Programs:
+def _one_stage(shape: TaskShape, guide: GuideName, *, surrogate: Literal["softmax", "ova"]) -> ModelAndGuide:
     del guide
     gating = shape.network(shape.num_experts)
     return partial(one_stage, gating=gating, classifier=shape.classifier, surrogate=surrogate), no_guide
 
 
-def _two_stage(shape: Shape, guide: GuideName) -> Programs:
+def _two_stage(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
     del guide
     return partial(two_stage, gating=shape.network(shape.num_experts + 1), classifier=shape.classifier), no_guide
 
 
-class Program(NamedTuple):
+class MethodSpec(NamedTuple):
     """A method that is a program: how it is built, and the site whose share of the AI a workload fixes, if any."""
 
-    build: Callable[[Shape, GuideName], Programs]
+    build: Callable[[TaskShape, GuideName], ModelAndGuide]
     site: str | None
 
 
-PROGRAMS = {
-    "prob-l2d": Program(_prob_l2d, "z"),
-    "naive": Program(_naive, "z"),
-    "one-stage": Program(partial(_one_stage, surrogate="softmax"), None),
-    "one-vs-all": Program(partial(_one_stage, surrogate="ova"), None),
-    "two-stage": Program(_two_stage, None),
-    "lecodu": Program(_cluster_l2d, "v"),
-    "cluster-soft": Program(_cluster_l2d, "v"),
-    "cluster-hard": Program(_cluster_l2d, "v"),
+SPECS = {
+    "prob-l2d": MethodSpec(_prob_l2d, "z"),
+    "naive": MethodSpec(_naive, "z"),
+    "one-stage": MethodSpec(partial(_one_stage, surrogate="softmax"), None),
+    "one-vs-all": MethodSpec(partial(_one_stage, surrogate="ova"), None),
+    "two-stage": MethodSpec(_two_stage, None),
+    "lecodu": MethodSpec(_cluster_l2d, "v"),
+    "cluster-soft": MethodSpec(_cluster_l2d, "v"),
+    "cluster-hard": MethodSpec(_cluster_l2d, "v"),
 }
 TRAINED_ON = ("one-stage", "one-vs-all")  # methods whose classifier is trained on, with the gate
-METHODS = (*PROGRAMS, "l2d-pop", "pooled")
+METHODS = (*SPECS, "l2d-pop", "pooled")
 NEED_MEMBERSHIP = ("cluster-soft", "cluster-hard")
 
 
@@ -238,7 +238,7 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
     arguments: dict = {} if membership is None else {"membership": np.asarray(membership, np.float32)}
     if task.classifier is not None:
         arguments["classifier"] = task.classifier.module if name in TRAINED_ON else task.classifier
-    site = PROGRAMS[name].site
+    site = SPECS[name].site
     size = (data.num_experts if membership is None else len(membership)) + 1
 
     def train(key: jax.Array, guide: Callable) -> FitResult:
@@ -348,7 +348,7 @@ def _learn_pooled(rng_key: jax.Array, task: Task) -> PooledLearned:
 
 
 @lru_cache(maxsize=32)
-def _pooled() -> Programs:
+def _pooled() -> ModelAndGuide:
     """Return the same program and guide every time, so that fits share a compilation."""
     guide = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))
     return pooled_l2d, guide
@@ -387,13 +387,13 @@ def build_method(
     hidden: tuple[int, ...],
     guide: GuideName = "exact",
     membership: np.ndarray | None = None,
-) -> Programs:
+) -> ModelAndGuide:
     """Build the model and the guide of a method that is a program, for a data set.
 
     Parameters
     ----------
     name : str
-        One of ``PROGRAMS``.
+        One of ``SPECS``.
     data : Annotated
         Training data: decides the sizes of the networks.
     hidden : tuple of int
@@ -413,18 +413,18 @@ def build_method(
     ValueError
         If the method or the guide is unknown, or there is no expert.
     """
-    if name not in PROGRAMS:
-        raise ValueError(f"Expected a method out of {', '.join(PROGRAMS)}, found {name!r}.")
+    if name not in SPECS:
+        raise ValueError(f"Expected a method out of {', '.join(SPECS)}, found {name!r}.")
     if guide not in ("exact", "mean-field"):
         raise ValueError(f"Expected guide exact or mean-field, found {guide!r}.")
     _check_experts(data)
     num_clusters = 0 if membership is None else len(membership)
     complete = bool((data.annotations >= 0).all())
     sizes = (data.x.shape[1:], data.num_experts, data.num_categories)
-    return _build(name, Shape(*sizes, tuple(hidden), num_clusters, complete), guide)
+    return _build(name, TaskShape(*sizes, tuple(hidden), num_clusters, complete), guide)
 
 
 @lru_cache(maxsize=32)
-def _build(name: str, shape: Shape, guide: GuideName) -> Programs:
+def _build(name: str, shape: TaskShape, guide: GuideName) -> ModelAndGuide:
     """Return the same objects for the same shapes: data sets of one shape share a compilation."""
-    return PROGRAMS[name].build(shape, guide)
+    return SPECS[name].build(shape, guide)

@@ -136,7 +136,7 @@ def _checked(
 ) -> dict[str, Array]:
     """Check the arguments; the arrays in the types that the programs were compiled for."""
     check_key(rng_key)
-    if result.programs.batched:
+    if result.compiled.batched:
         raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
     for name, number in {"num_samples": num_samples, "batch_size": batch_size}.items():
         if number < 1:

@@ -15,19 +15,19 @@ from numpyro.infer.svi import SVIState
 from pl2d_ppl.engine.elbo import EnumELBO
 from pl2d_ppl.networks import evaluation
 
-__all__ = ["PerRun", "Programs", "compile_programs"]
+__all__ = ["CompiledFit", "PerRun", "compile_fit"]
 
 Batch = Mapping[str, Array]
 
 
-def compile_programs(
+def compile_fit(
     model: Callable,
     guide: Callable,
     optimizer: optax.GradientTransformation,
     batched: bool,
     max_plate_nesting: int,
     arguments: Mapping[str, Any] | None = None,
-) -> tuple["Programs", tuple[Array, ...]]:
+) -> tuple["CompiledFit", tuple[Array, ...]]:
     """Compiled programs, and their traced leaves: the guide's, such as the bounds of a workload, and arguments.
 
     Programs are kept: the same model, guide and optimizer, with other bounds, are not compiled again.
@@ -81,11 +81,11 @@ class _Bare:
 
 
 @lru_cache(maxsize=64)
-def _cached(*args) -> "Programs":
-    return Programs(*args)
+def _cached(*args) -> "CompiledFit":
+    return CompiledFit(*args)
 
 
-class Programs:
+class CompiledFit:
     """Compiled functions of a model and a guide, for one run or, vectorised, for a batch of runs.
 
     Parameters
@@ -156,15 +156,15 @@ class Programs:
     def _of_run(self, leaves: tuple[Array, ...], index: int) -> tuple[Array, ...]:
         return tuple(leaf[index] if own else leaf for leaf, own in zip(leaves, self._has_runs, strict=True))
 
-    def single(self, leaves: tuple[Array, ...], index: int) -> tuple["Programs", tuple[Array, ...]]:
+    def single(self, leaves: tuple[Array, ...], index: int) -> tuple["CompiledFit", tuple[Array, ...]]:
         """Return the programs of one run of a batch."""
         leaves = self._of_run(leaves, index)
-        programs, leaves = compile_programs(
+        compiled, leaves = compile_fit(
             self.model, self.guide(leaves), self._optimizer, False, self.max_plate_nesting, self.call(leaves, {})
         )
-        programs._constrain, programs._optim = self._constrain, self._optim
-        programs.num_items = self.num_items
-        return programs, leaves
+        compiled._constrain, compiled._optim = self._constrain, self._optim
+        compiled.num_items = self.num_items
+        return compiled, leaves
 
     def probe(self, leaves: tuple[Array, ...], keys: Array, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of the deterministic sites of one run; the programs' own errors show here, before compilation."""

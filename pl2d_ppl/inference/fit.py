@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from pl2d_ppl.checks.data import check_arguments, check_categories, check_data
 from pl2d_ppl.checks.keys import check_keys
-from pl2d_ppl.inference.compiled import Programs, compile_programs, one_run
+from pl2d_ppl.inference.compiled import CompiledFit, compile_fit, one_run
 from pl2d_ppl.inference.result import FitResult
 
 __all__ = ["FitInterrupted", "NonFiniteLossError", "fit"]
@@ -133,19 +133,19 @@ def fit(
     if epochs < 1:
         raise ValueError(f"Expected at least one epoch, found epochs={epochs}.")
     check_arguments(arguments or {}, data)
-    programs, leaves = compile_programs(model, guide, optimizer, rng_key.ndim == 1, max_plate_nesting, arguments)
+    compiled, leaves = compile_fit(model, guide, optimizer, rng_key.ndim == 1, max_plate_nesting, arguments)
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
     first = {name: a[:batch_size] for name, a in arrays.items()}
     of_first = {n: one_run(a) for n, a in (arguments or {}).items()}
     _set_up_autoguides(guide, rng_key if rng_key.ndim == 0 else rng_key[0], {**first, **of_first})
-    sites = programs.probe(leaves, rng_key, first)
+    sites = compiled.probe(leaves, rng_key, first)
     check_categories(data, sites, "data")
     check_categories(validation or {}, sites, "validation")
     if resume is None:
-        resume = FitResult.start(programs, leaves, programs.init(leaves, rng_key, first), first)
+        resume = FitResult.start(compiled, leaves, compiled.init(leaves, rng_key, first), first)
     else:
-        _check_resume(resume, programs, rng_key)
-        resume = resume.replace(programs=programs, leaves=leaves)
+        _check_resume(resume, compiled, rng_key)
+        resume = resume.replace(compiled=compiled, leaves=leaves)
     training = _Training(rng_key, arrays, validation, batch_size)
     return training.run(resume, epochs, patience, progress)
 
@@ -160,8 +160,8 @@ def _set_up_autoguides(guide: Callable, rng_key: Array, batch: Mapping[str, Arra
             continuous(**batch)
 
 
-def _check_resume(result: FitResult, programs: Programs, rng_key: Array) -> None:
-    if result.programs.signature != programs.signature or result.state.rng_key.shape != rng_key.shape:
+def _check_resume(result: FitResult, compiled: CompiledFit, rng_key: Array) -> None:
+    if result.compiled.signature != compiled.signature or result.state.rng_key.shape != rng_key.shape:
         raise ValueError(
             "Expected to resume a fit of the same model, guide, optimizer and number of runs, found another. Pass the "
             "objects that the fit, or load, was called with; bounds may differ."
@@ -199,10 +199,10 @@ class _Training:
 
     def epoch(self, result: FitResult) -> FitResult:
         """One epoch, and its validation."""
-        programs, leaves, number = result.programs, result.leaves, result.epoch
-        fold = jax.vmap(jax.random.fold_in, (0, None)) if programs.batched else jax.random.fold_in
+        compiled, leaves, number = result.compiled, result.leaves, result.epoch
+        fold = jax.vmap(jax.random.fold_in, (0, None)) if compiled.batched else jax.random.fold_in
         key = fold(self.rng_key, number)
-        state, record, finite, rows = programs.epoch(leaves, result.state, key, self.data, self.batch_size)
+        state, record, finite, rows = compiled.epoch(leaves, result.state, key, self.data, self.batch_size)
         if not np.all(finite):
             best_state = state if self.validation is None else result.best_state
             raise self._not_finite(result.replace(state=state, best_state=best_state), np.asarray(finite), rows)
@@ -216,7 +216,7 @@ class _Training:
         run = int(np.argmin(finite.all(-1))) if finite.ndim > 1 else None
         step = int(np.argmin(finite if run is None else finite[run]))
         failed = rows[step] if run is None else rows[run, step]
-        terms = result.programs.diagnose(result.leaves, result.state, {n: a[failed] for n, a in self.data.items()})
+        terms = result.compiled.diagnose(result.leaves, result.state, {n: a[failed] for n, a in self.data.items()})
         values = {name: np.asarray(v) if run is None else np.asarray(v)[run] for name, v in terms.items()}
         sites = [name for name, value in values.items() if not np.isfinite(value)]
         return NonFiniteLossError(result.epoch, step, sites, result)
@@ -243,7 +243,7 @@ def validation_loss(result: FitResult, data: Mapping[str, Array], batch_size: in
         The loss.
     """
     num_items = len(next(iter(data.values())))
-    return total_loss(result.programs.evaluate, result.leaves, result.state, data, batch_size) / num_items
+    return total_loss(result.compiled.evaluate, result.leaves, result.state, data, batch_size) / num_items
 
 
 def total_loss(
@@ -254,7 +254,7 @@ def total_loss(
     Parameters
     ----------
     loss : callable
-        Of :class:`~pl2d_ppl.inference.compiled.Programs`, such as ``evaluate``: the mean loss of a batch.
+        Of :class:`~pl2d_ppl.inference.compiled.CompiledFit`, such as ``evaluate``: the mean loss of a batch.
     leaves, state : tuple of Array, SVIState
         What it is evaluated at.
     data : mapping of str to array, shape (N, ...)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from pl2d_ppl.inference.checkpoint import read_notes, read_state
-from pl2d_ppl.inference.compiled import compile_programs
+from pl2d_ppl.inference.compiled import compile_fit
 from pl2d_ppl.inference.result import FitResult
 
 __all__ = ["load"]
@@ -51,14 +51,14 @@ def load(
     path = Path(path)
     notes, history = read_notes(path)
     example = {n: jax.ShapeDtypeStruct(tuple(shape), dtype) for n, (shape, dtype) in notes["example"].items()}
-    programs, leaves = compile_programs(model, guide, optimizer, notes["batched"], max_plate_nesting, arguments)
+    compiled, leaves = compile_fit(model, guide, optimizer, notes["batched"], max_plate_nesting, arguments)
     keys = jax.random.split(jax.random.key(0), notes["runs"][0]) if notes["batched"] else jax.random.key(0)
     zeros = {n: jnp.zeros(s.shape, s.dtype) for n, s in example.items()}
-    programs.probe(leaves, keys, zeros)
-    expected = jax.eval_shape(programs.init, leaves, keys, zeros)
+    compiled.probe(leaves, keys, zeros)
+    expected = jax.eval_shape(compiled.init, leaves, keys, zeros)
     state, best_state = read_state(path, (expected, expected))
     return FitResult(
-        programs=programs,
+        compiled=compiled,
         leaves=leaves,
         state=state,
         best_state=best_state,

@@ -24,7 +24,7 @@ from pl2d_ppl.engine.guide_tools import at_values
 from pl2d_ppl.engine.marginals import program_marginals
 from pl2d_ppl.engine.program import FrozenProgram, freeze, trace_factors
 from pl2d_ppl.engine.workload import workload
-from pl2d_ppl.inference.compiled import Programs
+from pl2d_ppl.inference.compiled import CompiledFit
 from pl2d_ppl.inference.result import FitResult
 from pl2d_ppl.networks import evaluation
 
@@ -66,9 +66,9 @@ class Found(NamedTuple):
 class _Inference:
     """Draws and marginals of a guide, and of what it sums out of its model; compiled once for all its bounds."""
 
-    def __init__(self, programs: Programs):
-        self.programs, self.model = programs, programs.model
-        self.nesting = programs.max_plate_nesting
+    def __init__(self, compiled: CompiledFit):
+        self.compiled, self.model = compiled, compiled.model
+        self.nesting = compiled.max_plate_nesting
         self.weights, self.outputs = jax.jit(self._weights), jax.jit(self._outputs)
         self.items = jax.jit(self._items, static_argnums=0)
 
@@ -114,12 +114,12 @@ class _Inference:
 
     def _weights(self, leaves: tuple, params: dict, data: dict, keys: Array) -> dict[str, Array]:
         """Draws of the continuous sites of the guide but for those of mean field, of shape (S, ...)."""
-        guide = self.programs.guide(leaves)
+        guide = self.compiled.guide(leaves)
 
         def draw(key: Array) -> dict[str, Array]:
             with evaluation():
                 seeded = seed(substitute(guide, data=params), key)
-                tr = plain_trace(seeded).get_trace(**self.programs.call(leaves, data))
+                tr = plain_trace(seeded).get_trace(**self.compiled.call(leaves, data))
             return {name: site["value"] for name, site in tr.items() if _is_continuous(site)}
 
         return jax.lax.map(draw, keys)
@@ -131,7 +131,7 @@ class _Inference:
     def _outputs(self, leaves: tuple, params: dict, values: dict, data: dict) -> dict[str, Array]:
         """Logits of the trained networks."""
         with evaluation(), plain_trace() as tr:
-            self._frozen({**params, **values}, self.programs.call(leaves, data))
+            self._frozen({**params, **values}, self.compiled.call(leaves, data))
         return {n: s["value"] for n, s in tr.items() if s["type"] == "deterministic" and n.endswith("_logits")}
 
     def _items(
@@ -143,8 +143,8 @@ class _Inference:
         them since their outputs are given, so that they are not evaluated.
         """
         given = {**params, **values, **outputs}
-        data = self.programs.call(leaves, data)
-        program_guide, bounds = _over_all(self.programs.guide(leaves))
+        data = self.compiled.call(leaves, data)
+        program_guide, bounds = _over_all(self.compiled.guide(leaves))
         with evaluation(), numpyro.validation_enabled(False):
             with enumeration(self.nesting):
                 seeded = seed(substitute(program_guide, data=given), jax.random.key(0))
@@ -165,8 +165,8 @@ class _Inference:
 
 
 @lru_cache(maxsize=64)
-def _inference(programs: Programs) -> _Inference:
-    return _Inference(programs)
+def _inference(compiled: CompiledFit) -> _Inference:
+    return _Inference(compiled)
 
 
 def draw_posterior(
@@ -192,7 +192,7 @@ def draw_posterior(
     Found
         Everything, without labels.
     """
-    return _inference(result.programs).run(rng_key, result, data, num_samples, batch_size)
+    return _inference(result.compiled).run(rng_key, result, data, num_samples, batch_size)
 
 
 def draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict[str, Array]:
@@ -214,7 +214,7 @@ def draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict
     """
     batch = {name: jnp.zeros(a.shape, a.dtype) for name, a in result.example.items()}  # whose values do not matter
     keys = jax.random.split(rng_key, num_samples)
-    return _inference(result.programs).weights(result.leaves, result.params, batch, keys)
+    return _inference(result.compiled).weights(result.leaves, result.params, batch, keys)
 
 
 def _why_no_evidence(weights: dict[str, Array], bounded: bool) -> str:

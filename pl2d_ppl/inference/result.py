@@ -12,7 +12,7 @@ from jax import Array
 from numpyro.infer.svi import SVIState
 
 from pl2d_ppl.inference.checkpoint import write_checkpoint
-from pl2d_ppl.inference.compiled import Programs
+from pl2d_ppl.inference.compiled import CompiledFit
 
 __all__ = ["FitResult", "Prediction"]
 
@@ -47,7 +47,7 @@ class FitResult:
 
     Attributes
     ----------
-    programs : Programs
+    compiled : CompiledFit
         The compiled programs.
     leaves : tuple of Array
         Traced leaves of the guide, such as bounds.
@@ -71,7 +71,7 @@ class FitResult:
         Shapes of a mini-batch.
     """
 
-    programs: Programs
+    compiled: CompiledFit
     leaves: tuple[Array, ...]
     state: SVIState
     best_state: SVIState
@@ -84,13 +84,13 @@ class FitResult:
 
     @classmethod
     def start(
-        cls, programs: Programs, leaves: tuple[Array, ...], state: SVIState, batch: Mapping[str, Array]
+        cls, compiled: CompiledFit, leaves: tuple[Array, ...], state: SVIState, batch: Mapping[str, Array]
     ) -> "FitResult":
         """Return a fit of no epochs."""
         shape = state.rng_key.shape
         example = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in batch.items()}
         return cls(
-            programs,
+            compiled,
             leaves,
             state,
             state,
@@ -127,26 +127,26 @@ class FitResult:
     @property
     def params(self) -> dict[str, Any]:
         """Parameters and mutable state by site name, for ``Predictive(..., params=result.params)``."""
-        return self.programs.params(self.best_state)
+        return self.compiled.params(self.best_state)
 
     @property
     def model(self) -> Callable:
         """The model."""
-        return self.programs.model
+        return self.compiled.model
 
     @property
     def guide(self) -> Callable:
         """The guide; of a batch of runs, the guide of all with bounds of shape (R, K)."""
-        return self.programs.guide(self.leaves)
+        return self.compiled.guide(self.leaves)
 
     def run(self, index: int) -> "FitResult":
         """Return one run of a batch."""
-        if not self.programs.batched:
+        if not self.compiled.batched:
             raise ValueError("Expected a batch of runs to choose from, found a single run.")
-        programs, leaves = self.programs.single(self.leaves, index)
+        compiled, leaves = self.compiled.single(self.leaves, index)
         take = lambda tree: jax.tree.map(lambda a: a[index], tree)  # noqa: E731
         return self.replace(
-            programs=programs,
+            compiled=compiled,
             leaves=leaves,
             state=take(self.state),
             best_state=take(self.best_state),
@@ -186,13 +186,13 @@ class FitResult:
             if number < 1:
                 raise ValueError(f"Expected at least one as {name}, found {number}.")
         keys = jax.random.split(jax.random.key(0) if rng_key is None else rng_key, num_samples)
-        axis = 1 if self.programs.batched else 0
+        axis = 1 if self.compiled.batched else 0
         draws = [self._draw(x, key, batch_size, axis) for key in keys]
         return {name: np.stack([d[name] for d in draws], axis) for name in draws[0]}
 
     def _draw(self, x: Array, key: Array, batch_size: int, axis: int) -> dict[str, np.ndarray]:
         chunks = [
-            self.programs.outputs(self.leaves, self.best_state, key, {"x": x[i : i + batch_size]})
+            self.compiled.outputs(self.leaves, self.best_state, key, {"x": x[i : i + batch_size]})
             for i in range(0, len(x), batch_size)
         ]
         per_item = {n for n, a in chunks[0].items() if a.ndim > axis and a.shape[axis] == len(x[:batch_size])}
@@ -254,7 +254,7 @@ class FitResult:
         notes = {
             "epoch": self.epoch,
             "status": self.status,
-            "batched": self.programs.batched,
+            "batched": self.compiled.batched,
             "example": {n: [list(s.shape), str(s.dtype)] for n, s in self.example.items()},
             "runs": list(np.shape(self.best_loss)),
         }

@@ -54,7 +54,7 @@ def place_people(
         Posterior of everybody's membership.
     """
     x, counts, annotations = np.asarray(x), np.asarray(counts), np.asarray(annotations)
-    if run.program == "lda":
+    if run.vote_model == "lda":
         annotated = (annotations >= 0).any(1)
         rows = np.flatnonzero(annotated) if annotated.any() else np.arange(1)
         probs, said = run.cluster_probs(x[rows]), annotations[rows]

@@ -91,11 +91,11 @@ class PooledPeople:
             If the fit is a batch of runs, has no such site, or no membership among its arguments.
         """
         check_key(rng_key)
-        if result.programs.batched:
+        if result.compiled.batched:
             raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
         if num_samples < 1:
             raise ValueError(f"Expected at least one draw, found num_samples={num_samples}.")
-        arguments = result.programs.call(result.leaves, {})
+        arguments = result.compiled.call(result.leaves, {})
         _check_found("membership", arguments)
         draws = _draw_continuous(rng_key, result, num_samples)
         number = jnp.shape(arguments["membership"])[1]

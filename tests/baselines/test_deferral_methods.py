@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import Table, random_l2d
 from flax import nnx
 from numpyro.handlers import seed, trace
 from numpyro.infer.util import log_density
 from oracles import prob_l2d_closed_form
-from programs import Table, random_l2d
 from scipy.special import expit, logit, logsumexp, softmax
 
 from pl2d_ppl import MLP, Deferral, fit
@@ -337,8 +337,8 @@ def test_a_batch_of_runs_on_a_frozen_classifier_equals_single_runs(case):
         np.testing.assert_allclose(prediction.ai, ai, rtol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, nnx.state(networks[0], nnx.Param), before)
     other = run(keys[0], arguments={"classifier": frozen[1]})
-    assert other.programs is single.programs  # another network is not another compilation
-    assert other.programs.epoch._cache_size() == 1
+    assert other.compiled is single.compiled  # another network is not another compilation
+    assert other.compiled.epoch._cache_size() == 1
     assert not np.array_equal(other.predict(data["x"]).ai, prediction.ai)
 
 

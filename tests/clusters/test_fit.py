@@ -32,7 +32,7 @@ def votes_data(num_items=80, num_votes=4, num_categories=3, seed=0):
 def lda_runs():
     x, _, counts = votes_data()
     return fit_clusters(
-        jax.random.key(0), x, counts, [1, 3], program="lda", alphas=(2.0, 50.0), seeds=2, **QUICK, progress=False
+        jax.random.key(0), x, counts, [1, 3], vote_model="lda", alphas=(2.0, 50.0), seeds=2, **QUICK, progress=False
     )
 
 
@@ -71,7 +71,7 @@ def test_held_out_bound_lies_below_the_evidence_of_the_votes_in_order(lda_runs):
 @pytest.mark.slow
 def test_the_urns_bound_is_the_evidence_and_votes_of_others_tell_of_the_truth():
     x, _, counts = votes_data(num_votes=6)
-    runs = fit_clusters(jax.random.key(1), x, counts, [2], program="urn", num_people=6, **QUICK, progress=False)
+    runs = fit_clusters(jax.random.key(1), x, counts, [2], vote_model="urn", num_people=6, **QUICK, progress=False)
     (row,) = held_out(runs, x, counts)
     assert row["elbo"] == row["evidence"] < 0
     unanimous = np.zeros_like(counts)
@@ -93,11 +93,11 @@ def test_sizes_differ_by_one_at_most(people, clusters, sizes):
         ({"num_clusters": []}, "distinct numbers of clusters"),
         ({"num_clusters": [0, 2]}, "from 1 up"),
         ({"num_clusters": [2, 2]}, "distinct"),
-        ({"num_clusters": [7], "program": "urn", "num_people": 6}, "between 1 and 6 clusters.*found 7"),
-        ({"program": "urn", "num_people": 2}, "nobody votes twice, found 2 people and an item with 4"),
-        ({"program": "hdp"}, "'hdp'"),
+        ({"num_clusters": [7], "vote_model": "urn", "num_people": 6}, "between 1 and 6 clusters.*found 7"),
+        ({"vote_model": "urn", "num_people": 2}, "nobody votes twice, found 2 people and an item with 4"),
+        ({"vote_model": "hdp"}, "'hdp'"),
         ({"seeds": 0}, "at least one seed"),
-        ({"program": "lda", "alphas": (0.0,)}, "positive concentration alpha"),
+        ({"vote_model": "lda", "alphas": (0.0,)}, "positive concentration alpha"),
     ],
 )
 def test_bad_requests(changes, message):
@@ -168,13 +168,13 @@ run = partial(CliRunner().invoke, app)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default::UserWarning")  # the command prints it
-@pytest.mark.parametrize("program", ["urn", "lda"])
-def test_command_writes_what_it_prints(tmp_path, program):
+@pytest.mark.parametrize("vote_model", ["urn", "lda"])
+def test_command_writes_what_it_prints(tmp_path, vote_model):
     x, votes, _ = votes_data(num_items=120)
     annotations = np.pad(votes[:, :2], ((0, 0), (0, 1)), constant_values=-1)
     np.savez(tmp_path / "votes.npz", x=x, votes=votes, annotations=annotations, annotators=["Ann", "Bo", "Gus"])
     out = tmp_path / "out"
-    options = ["--k", "1,2", "--seeds", "2", "--steps", "6", "--program", program, "--out", str(out)]
+    options = ["--k", "1,2", "--seeds", "2", "--steps", "6", "--vote-model", vote_model, "--out", str(out)]
     result = run(["clusters", str(tmp_path / "votes.npz"), *options])
     assert result.exit_code == 0, result.output
     report = json.loads((out / "clusters.json").read_text())
@@ -188,7 +188,7 @@ def test_command_writes_what_it_prints(tmp_path, program):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     with xr.open_datatree(out / "posterior.nc", engine="h5netcdf") as tree:
         assert tree["membership/posterior"]["membership"].dims == ("chain", "draw", "cluster", "person")
-        site = {"urn": "y", "lda": "u"}[program]
+        site = {"urn": "y", "lda": "u"}[vote_model]
         assert tree["posterior"][site].dims[:3] == ("chain", "draw", "item")
         assert tree["network_outputs"]["cluster_probs"].dims == ("item", "cluster", "category")
 

@@ -15,19 +15,19 @@ import numpyro.distributions as dist
 import optax
 import pytest
 import xarray as xr
+from compiled import mlp_model, random_batch, random_l2d, table_model
 from flax import nnx
 from numpyro.contrib.module import nnx_module, random_nnx_module
 from numpyro.handlers import block
 from numpyro.infer.autoguide import AutoDelta, AutoNormal
 from oracles import enumerate_prob_l2d, project_reference
-from programs import mlp_model, random_batch, random_l2d, table_model
 from scipy.special import log_softmax, logsumexp
 
 from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.inference.arviz import to_datatree
-from pl2d_ppl.inference.compiled import compile_programs
+from pl2d_ppl.inference.compiled import compile_fit
 from pl2d_ppl.inference.fit import fit
 from pl2d_ppl.inference.result import FitResult
 from pl2d_ppl.models.cluster_l2d import cluster_l2d
@@ -52,8 +52,8 @@ def unfitted(model, guide, data, key=None):
     """A fit of no epochs, which compiles little; of a batch of runs for an array of keys."""
     key = jax.random.key(0) if key is None else key
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
-    programs, leaves = compile_programs(model, guide, OPTIMIZER, key.ndim == 1, 2)
-    return FitResult.start(programs, leaves, programs.init(leaves, key, arrays), arrays)
+    compiled, leaves = compile_fit(model, guide, OPTIMIZER, key.ndim == 1, 2)
+    return FitResult.start(compiled, leaves, compiled.init(leaves, key, arrays), arrays)
 
 
 def of_tables(guide_of, seed=3):

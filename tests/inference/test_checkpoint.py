@@ -14,9 +14,9 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from compiled import ENUMERATE
 from flax import nnx
 from numpyro.contrib.module import nnx_module
-from programs import ENUMERATE
 
 from pl2d_ppl import MLP, fit, load, workload
 from pl2d_ppl.io import written_whole
@@ -135,7 +135,7 @@ def test_programs_built_anew_read_a_fit(saved, fits):
     optimizer = optax.adam(optax.cosine_decay_schedule(0.05, 12))
     part, whole = fits("single")
     loaded = load(saved, model_of(), guide, optimizer)
-    assert loaded.programs is not part.programs
+    assert loaded.compiled is not part.compiled
     assert_same(loaded, part)
     assert_same(
         fit(

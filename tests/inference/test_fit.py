@@ -11,13 +11,13 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from compiled import ENUMERATE, mlp_model
 from flax import nnx
 from numpyro.contrib.module import nnx_module, random_nnx_module
 from numpyro.handlers import block, mask
 from numpyro.infer import SVI, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoNormal
 from oracles import prob_l2d_closed_form, project_reference
-from programs import ENUMERATE, mlp_model
 from scipy.special import log_softmax, softmax
 
 from pl2d_ppl import MLP, Annotated, ConvNet, EnumELBO, fit, workload
@@ -171,8 +171,8 @@ def test_other_bounds_and_other_data_of_the_same_form_compile_nothing(half, comp
         epochs=30,
         batch_size=12,
     )
-    assert other.programs is half.programs
-    assert other.programs.epoch._cache_size() == other.programs.init._cache_size() == 1
+    assert other.compiled is half.compiled
+    assert other.compiled.epoch._cache_size() == other.compiled.init._cache_size() == 1
     assert programs_in(compiled) == []
     assert np.all(other.history["z_mean"][:, 0] > 0.1 - 1e-4)
     # A third of the truth was missing; what is left still tells.
@@ -202,7 +202,7 @@ def test_validation_loss_of_the_exact_guide_is_the_log_evidence_an_item():
     validation["y"][::4] = -1
     result = fit_l2d(guide=workload(GUIDE, "z", *FREE), epochs=2, validation=validation)
     assert result.history["validation_loss"].shape == (2,)
-    now = result.programs.params(result.state)
+    now = result.compiled.params(result.state)
     np.testing.assert_allclose(result.history["validation_loss"][-1], closed_form_loss(now, validation), rtol=1e-5)
 
 
@@ -285,7 +285,7 @@ def test_batched_runs_equal_single_runs(half):
     for r in range(2):
         guide = workload(GUIDE, "z", lower[r], upper[r])
         single = quiet(keys[r], MODEL, guide, DATA, OPTIMIZER, epochs=4, batch_size=12)
-        assert single.programs is half.programs
+        assert single.compiled is half.compiled
         taken = both.run(r)
         for name, value in single.history.items():
             np.testing.assert_allclose(taken.history[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
@@ -345,7 +345,7 @@ def test_validation_uses_running_statistics():
     network = partial(ConvNet, 1, (4,), 3)
     model = partial(toy, gating=partial(MLP, 16, (), 3), classifier=network)
     result = quiet(KEY, model, nothing, train, optax.sgd(0.1), epochs=2, batch_size=12, validation=validation)
-    params = result.programs.params(result.state)
+    params = result.compiled.params(result.state)
     nets = {"gating": MLP(16, (), 3, rngs=nnx.Rngs(0)), "classifier": network(rngs=nnx.Rngs(0))}
     for name, net in nets.items():
         nnx.update(net, params[f"{name}$params"])
@@ -748,5 +748,5 @@ def test_an_expert_without_annotations_is_warned_of_and_can_be_fitted(half):
     with pytest.warns(UserWarning, match="no annotation at all from q"):
         data = _annotated({**DATA, "annotations": silent})
     result = quiet(KEY, MODEL, workload(GUIDE, "z", *HALF), data.batch(), OPTIMIZER, epochs=2, batch_size=12)
-    assert result.programs is half.programs
+    assert result.compiled is half.compiled
     assert np.isfinite(result.history["loss"]).all()

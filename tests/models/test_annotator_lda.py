@@ -8,12 +8,12 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 import pytest
+from compiled import Table, table, tree_allclose
 from flax import nnx
 from numpyro.handlers import block, seed, trace
 from numpyro.infer import SVI, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoDelta
 from oracles import lda_elbo, lda_log_evidence, lda_mean_field
-from programs import Table, table, tree_allclose
 from scipy.special import gammaln, log_softmax
 from scipy.stats import gamma
 from sklearn.decomposition import LatentDirichletAllocation
@@ -23,7 +23,7 @@ import pl2d_ppl.inference.fit
 from pl2d_ppl import MLP, Ensemble, EnumELBO, FitResult, fit, load, to_datatree
 from pl2d_ppl.engine.factors import concentration_of
 from pl2d_ppl.guides.mean_field import mean_field
-from pl2d_ppl.inference.compiled import PerRun, compile_programs
+from pl2d_ppl.inference.compiled import PerRun, compile_fit
 from pl2d_ppl.models.annotator_lda import annotator_lda
 
 pytestmark = pytest.mark.slow  # a compilation for nearly every test: `make check` is to take three minutes
@@ -436,9 +436,9 @@ def test_runs_of_a_batch_equal_single_runs():
         np.testing.assert_allclose(single.history["loss"], result.history["loss"][:, i], rtol=1e-5)
         tree_allclose(single.params, one.params, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(one.leaves[0], single.leaves[0])
-        assert one.programs is single.programs  # one compilation of all single runs
-    assert result.programs.epoch._cache_size() == result.programs.init._cache_size() == 1
-    assert singles[0].programs.epoch._cache_size() == singles[0].programs.init._cache_size() == 1
+        assert one.compiled is single.compiled  # one compilation of all single runs
+    assert result.compiled.epoch._cache_size() == result.compiled.init._cache_size() == 1
+    assert singles[0].compiled.epoch._cache_size() == singles[0].compiled.init._cache_size() == 1
     assert np.ptp(result.history["loss"][-1]) > 1e-3  # the runs differ
 
 
@@ -446,8 +446,8 @@ def test_runs_of_a_batch_equal_single_runs():
 def test_another_alpha_is_not_another_compilation():
     result = batched()
     other = run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": PerRun(2.0 * ALPHAS)})
-    assert other.programs is result.programs
-    assert result.programs.epoch._cache_size() == 1
+    assert other.compiled is result.compiled
+    assert result.compiled.epoch._cache_size() == 1
     assert np.all(other.history["loss"] != result.history["loss"])
 
 
@@ -502,9 +502,9 @@ def test_posterior_as_a_tree(form):
         result = batched().run(0)
     else:
         data = {"x": data["x"], "counts": counts_of(data["votes"], 3)}
-        programs, leaves = compile_programs(MODEL, GUIDE, OPTIMIZER, False, 2, {"alpha": ALPHAS[0]})
+        compiled, leaves = compile_fit(MODEL, GUIDE, OPTIMIZER, False, 2, {"alpha": ALPHAS[0]})
         arrays = {name: jnp.asarray(a) for name, a in data.items()}
-        result = FitResult.start(programs, leaves, programs.init(leaves, KEY, arrays), arrays)  # of no epochs
+        result = FitResult.start(compiled, leaves, compiled.init(leaves, KEY, arrays), arrays)  # of no epochs
     tree = to_datatree(KEY, result, data, num_samples=2000)
     u = tree["posterior"]["u"]
     assert u.dims[:3] == ("chain", "draw", "item")
@@ -615,14 +615,14 @@ def test_plain_numpyro_estimates_the_same_elbo(padding):
 def compiled(monkeypatch):
     """Programs that fits ask for, and how often their first state had been compiled before."""
     calls = []
-    original = pl2d_ppl.inference.fit.compile_programs
+    original = pl2d_ppl.inference.fit.compile_fit
 
     def watched(*args, **kwargs):
-        programs, leaves = original(*args, **kwargs)
-        calls.append((programs, programs.init._cache_size()))
-        return programs, leaves
+        compiled, leaves = original(*args, **kwargs)
+        calls.append((compiled, compiled.init._cache_size()))
+        return compiled, leaves
 
-    monkeypatch.setattr(pl2d_ppl.inference.fit, "compile_programs", watched)
+    monkeypatch.setattr(pl2d_ppl.inference.fit, "compile_fit", watched)
     return calls
 
 
@@ -634,7 +634,7 @@ def bad(data, model=MODEL, **options):
 def refused(compiled, message, data, **options):
     with pytest.raises(ValueError, match=message):
         bad(data, **options)
-    assert all(programs.init._cache_size() == before for programs, before in compiled)
+    assert all(compiled.init._cache_size() == before for compiled, before in compiled)
 
 
 X = random_data()["x"]

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import Table, table
 from flax import nnx
 from numpyro.handlers import block, condition, seed, trace
 from numpyro.infer import MCMC, NUTS, SVI, TraceEnum_ELBO
 from numpyro.infer.svi import SVIState
-from programs import Table, table
 from scipy.special import expit, softmax
 from scipy.stats import halfnorm, norm
 
@@ -25,7 +25,7 @@ from pl2d_ppl import MLP, EnumELBO, FitResult, fit, log_evidence, marginals, wor
 from pl2d_ppl.experiments.methods import POOLED_SCHEDULE
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.normal import normal
-from pl2d_ppl.inference.compiled import compile_programs
+from pl2d_ppl.inference.compiled import compile_fit
 from pl2d_ppl.models.pooled_l2d import pooled_l2d
 from pl2d_ppl.networks import Frozen
 from pl2d_ppl.people.pooled import PooledPeople
@@ -729,8 +729,8 @@ def test_another_membership_is_not_another_compilation():
     result = fitted()
     other = run(DATA, hard(*(1 - person.cluster for person in CROWD)), epochs=2)
     soft = run(DATA, np.full((2, 8), 0.5), epochs=2)
-    assert other.programs is soft.programs is result.programs
-    assert result.programs.epoch._cache_size() == result.programs.init._cache_size() == 1
+    assert other.compiled is soft.compiled is result.compiled
+    assert result.compiled.epoch._cache_size() == result.compiled.init._cache_size() == 1
     assert abs(other.history["loss"][-1] - soft.history["loss"][-1]) > 1e-3
 
 
@@ -783,8 +783,8 @@ def test_a_trained_classifier_is_that_of_the_fit():
 
 
 def test_draws_of_a_batch_are_refused():
-    programs, leaves = compile_programs(pooled_l2d, GUIDE, OPTIMIZER, True, 2, {"membership": OMEGA})
-    result = FitResult.start(programs, leaves, SVIState(None, None, KEY[None]), {})
+    compiled, leaves = compile_fit(pooled_l2d, GUIDE, OPTIMIZER, True, 2, {"membership": OMEGA})
+    result = FitResult.start(compiled, leaves, SVIState(None, None, KEY[None]), {})
     with pytest.raises(
         ValueError, match=r"Expected a single run, found a batch of runs. Choose one by result.run\(i\)"
     ):
@@ -805,10 +805,10 @@ def test_draws_need_a_fit_of_people(monkeypatch):
     with refuses(match="Expected a typed key"):
         PooledPeople.of(0, fitted())
     given = {"membership": OMEGA, "classifier": AI}
-    programs, leaves = compile_programs(pooled_l2d, exact(pooled_l2d, ["z"]), OPTIMIZER, False, 2, given)
+    compiled, leaves = compile_fit(pooled_l2d, exact(pooled_l2d, ["z"]), OPTIMIZER, False, 2, given)
     with refuses(match="found no guide of the continuous sites to draw from"):
-        PooledPeople.of(KEY, fitted().replace(programs=programs, leaves=leaves))
-    monkeypatch.setattr(fitted().programs, "call", lambda leaves, batch: {"classifier": AI})
+        PooledPeople.of(KEY, fitted().replace(compiled=compiled, leaves=leaves))
+    monkeypatch.setattr(fitted().compiled, "call", lambda leaves, batch: {"classifier": AI})
     with refuses(match=r"with arguments=\{'membership': ...\}, found no membership in it"):
         PooledPeople.of(KEY, fitted())
 
@@ -965,8 +965,8 @@ def compiled():
 
 
 def nothing_compiled(names):
-    programs = ("_init", "_epoch", "lambda", "_evaluate", "_outputs")
-    assert not [name for name in names if any(p in name.split(" with ")[0] for p in programs)]
+    compiled = ("_init", "_epoch", "lambda", "_evaluate", "_outputs")
+    assert not [name for name in names if any(p in name.split(" with ")[0] for p in compiled)]
 
 
 LABELS = DATA["annotations"][:, :2]

@@ -126,7 +126,7 @@ def set_up_firm(
             x[:num_training],
             vote_counts(votes, num_categories),
             [options.clusters],
-            program=options.program,
+            vote_model=options.vote_model,
             num_people=options.people,
             alphas=(options.alpha,),
             hidden=options.hidden,

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from pl2d_ppl.clusters.fit import ProgramName
+from pl2d_ppl.clusters.fit import VoteModel
 from pl2d_ppl.experiments.methods import METHODS
 from pl2d_ppl.inference.schedule import Schedule
 
@@ -25,7 +25,7 @@ class OnboardingOptions:
         Nominal error rates of groups of as many people each.
     clusters : int
         Number of clusters, K.
-    program : {"urn", "lda"}
+    vote_model : {"urn", "lda"}
         Which program finds clusters in the votes.
     alpha : float
         Concentration, of LDA.
@@ -54,7 +54,7 @@ class OnboardingOptions:
     people: int = 6
     rates: tuple[float, ...] = (0.05, 0.2, 0.35)
     clusters: int = 3
-    program: ProgramName = "urn"
+    vote_model: VoteModel = "urn"
     alpha: float = 50.0
     own_items: bool = False
     replaced: float = 0.0
