@@ -73,7 +73,7 @@ def check_labels(
         missing = ", -1 where missing," if least < 0 else ""
         raise ValueError(
             f"Expected {noun} {allowed}{missing} in {name}, found {values[first]} {_place(first, each, people)} "
-            f"({bad.sum()} such {'value' if bad.sum() == 1 else 'values'}). {_remedy(values[first], least, each)}"
+            f"({bad.sum()} such {'value' if bad.sum() == 1 else 'values'}). {_remedy(values[first], least, each, noun)}"
         )
     return values
 
@@ -82,9 +82,11 @@ def _coded(least: int) -> str:
     return "Write -1 where one is missing" if least < 0 else f"Write numbers from {least} up"
 
 
-def _remedy(value: Any, least: int, each: str) -> str:
+def _remedy(value: Any, least: int, each: str, noun: str) -> str:
+    if value >= least and noun != "labels":
+        return "Correct it."
     if value >= least:
-        return "Correct it, or allow more categories: name every class, or widen the networks."
+        return "Correct it, map labels to these categories, or allow more: name every class, or widen the networks."
     if least < 0:
         return "Correct it, or write -1 where it is missing."
     return f"Give every {each} one from {least} up, or leave out those without."

@@ -66,7 +66,7 @@ def check_probabilities(
         raise ValueError(
             f"Expected {name} as probabilities, not negative, that sum to one over {axes[axis]}, found {found} with "
             f"sum {sums[index]:.6g}{_least(probs[whole])} at {', '.join(places)}. "
-            f"{_remedy(probs, axes, axis, hint)}"
+            f"{_remedy(probs[index[:-2]], axes, axis % probs.ndim - probs.ndim, hint)}"
         )
     return probs
 
@@ -79,6 +79,6 @@ def _least(probs: NDArray) -> str:
 def _remedy(probs: NDArray, axes: str, axis: int, hint: str) -> str:
     if not np.isfinite(probs).all():
         return "Correct NaN and infinite numbers."
-    other = -1 if axis % probs.ndim == probs.ndim - 2 else -2
+    other = -1 if axis == -2 else -2
     is_transposed = probs.ndim > 1 and (probs >= 0).all() and (np.abs(probs.sum(other) - 1) <= TOLERANCE).all()
     return f"Transpose them, as they sum to one over {axes[other]}." if is_transposed else hint

@@ -86,8 +86,8 @@ def check_rate(rate: ArrayLike, spread: ArrayLike, mode: Mode) -> tuple[float, f
         least = _mean(-FARTHEST * spread, spread)
         if min(rate, 1 - rate) < least:
             raise ValueError(
-                f"Expected a nominal rate in [{least:.4g}, 1 - {least:.4g}] with a spread of {spread:g}, or one of 0 "
-                f"or 1, found {rate:g}. Lower spread: at 0, every rate is possible."
+                f"Expected a nominal rate in [{least:.4g}, 1 - {least:.4g}] with a spread of {spread:g}, or 0 or 1, "
+                f"found {rate:g}. Lower spread: at 0, every rate is possible."
             )
     return rate, spread
 

@@ -380,7 +380,7 @@ def test_people_are_asked_where_they_are_right_more_often_than_a_classifier_of_y
     assert asked[~sure].mean() > 0.9
     assert asked[sure].mean() < 0.1
     assert (deferral.argmax(1) < 2).mean() > 0.95
-    with pytest.raises(ValueError, match="class_logits of the training were yours"):
+    with pytest.raises(ValueError, match="found none, but class_logits that were passed"):
         fit.class_logits(x)
     other = train_l2d_pop(jax.random.key(0), x, annotations, y, C, class_logits=-yours, **settings)
     assert not np.allclose(other.loss, fit.loss)

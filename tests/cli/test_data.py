@@ -187,7 +187,7 @@ def test_convert_reads_images_for_formats_that_hold_them(tmp_path):
         (["describe", "long.csv", "--classes", "a,b"], ["'cat' 4, 'dog' 3;"]),
         (["convert", "long.csv", "long.csv"], ["another file to write than the one that is read"]),
         (["convert", "long.csv", "out.xlsx"], ["Expected .npz, .nc, a table", "out.xlsx"]),
-        (["convert", "long.csv", "out.csv", "--to-layout", "counts"], ["must have votes only"]),
+        (["convert", "long.csv", "out.csv", "--to-layout", "counts"], ["votes only for layout"]),
         (["convert", "long.csv", "out.npz", "--to-layout", "long"], ["the options (none), found layout"]),
         (["convert", "long.csv", "out.csv", "--features-out", "x.npz"], ["features in memory, found none"]),
     ],

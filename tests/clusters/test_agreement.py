@@ -140,12 +140,12 @@ def test_rounding_of_float32_is_forgiven():
 
 
 BAD_MEMBERSHIPS = [
-    ([0.5, 0.5], r"shape \(K, M\), found \(2,\)"),
+    ([0.5, 0.5], r"membership of shape \(K, M\), not empty, found \(2,\)"),
     (np.zeros((2, 0)), r"found \(2, 0\)"),
-    ([[1.5, 0], [-0.5, 1]], "found -0.5. Pass probabilities"),
-    ([[np.nan, 0], [1, 1]], "found nan"),
-    ([[0.5, 0.5], [0.5, 0.6]], "found 1.1 in column 1 of shape"),
-    ([[0.2, 0.8], [0.6, 0.4], [1, 0]], r"transpose an array of shape \(M, K\)"),
+    ([[1.5, 0], [-0.5, 1]], "and least -0.5 at M = 0. Pass probabilities"),
+    ([[np.nan, 0], [1, 1]], r"found \[nan,  1.\] with sum nan at M = 0. Correct NaN"),
+    ([[0.5, 0.5], [0.5, 0.6]], "with sum 1.1 at M = 1"),
+    ([[0.2, 0.8], [0.6, 0.4], [1, 0]], r"Transpose them, as they sum to one over M"),
 ]
 
 

@@ -254,7 +254,7 @@ PARAMS = {"w": jnp.zeros(3), "b": jnp.zeros(())}
         (lambda: newton_log_concentration(1.0, np.nan), "positive max_step, found nan"),
         (lambda: with_newton(optax.sgd(1.0), "w", max_step=np.inf), "positive max_step, found inf"),
         (lambda: newton_log_concentration().init(jnp.zeros(())), r"shape \(K,\), found shapes \[\(\)\]"),
-        (lambda: newton_log_concentration().update(jnp.zeros(2), NewtonState(jnp.zeros(2))), "parameters.*found None"),
+        (lambda: newton_log_concentration().update(jnp.zeros(2), NewtonState(jnp.zeros(2))), "params, .*found None"),
         (lambda: with_newton(optax.sgd(1.0), "alpha").init(PARAMS), r"'alpha' .*, found \['b', 'w'\]. Name one"),
         (lambda: with_newton(optax.sgd(1.0), "alpha").init(jnp.zeros(3)), "'alpha' .*, found ArrayImpl"),
         (lambda: with_newton(optax.sgd(1.0), "b").init(PARAMS), r"shape \(K,\), found shapes \[\(\)\]"),

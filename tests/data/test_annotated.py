@@ -72,33 +72,36 @@ def test_dtypes_and_sizes():
     [
         ({"x": np.zeros((0, 2))}, r"N >= 1, found the empty shape \(0, 2\)"),
         ({"x": np.array(1.0)}, r"shape \(N, ...\)"),
-        ({"x": np.array([["a"], ["b"], ["c"], ["d"]])}, "real numbers, found dtype <U1"),
+        ({"x": np.array([["a"], ["b"], ["c"], ["d"]])}, "real numbers in x, found dtype <U1"),
         (
             {"x": [[0, 1], [2, np.nan], [np.inf, np.nan], [0, 0]]},
             "found 3 NaN or infinite values, first in row 1",
         ),
         ({"x": [[0, 1], [2, 1e300], [0, 0], [0, 0]]}, "finite in float32, found 1 .* row 1"),
-        ({"y": [0, 1]}, r"`y` must have shape \(4,\), found \(2,\)"),
-        ({"y": np.eye(4, 3, dtype=int)}, r"`y` must have shape \(4,\), found \(4, 3\)"),
-        ({"y": [0.0, 1.0, 2.0, -1.0]}, "`y` must have an integer dtype, found float64"),
-        ({"y": [True, False, True, True]}, "`y` must have an integer dtype, found bool"),
-        ({"y": [0, 1, 3, 0]}, "`y` must lie in −1..2 for 3 classes, found 3 in row 2"),
-        ({"y": [0, 1, -2, 0]}, "found -2 in row 2"),
-        ({"y": np.array([0, 1, 255, 0], np.uint8)}, "found 255 in row 2"),
-        ({"y": [0, 1, 2**32, 0]}, "found 4294967296 in row 2"),
-        ({"y": [-1, -1, -1, -1]}, "`y` must be known for at least one item"),
-        ({"annotations": np.zeros((4, 3), int)}, r"`annotations` must have shape \(4, 2\), found \(4, 3\)"),
-        ({"annotations": np.zeros((3, 2), int)}, r"`annotations` must have shape \(4, 2\), found \(3, 2\)"),
-        ({"annotations": np.zeros((4, 2))}, "`annotations` must have an integer dtype, found float64"),
-        ({"annotations": [[0, 1], [0, 1], [0, 7], [-3, 0]]}, r"found 7 in row 2, column 1 \(2 such values\)"),
-        ({"group": [1, 2]}, r"`group` must have shape \(4,\)"),
-        ({"group": [1.0, 2.0, 3.0, 4.0]}, "`group` must hold integers or strings, found dtype float64"),
-        ({"coarse": [0, 0, -1, 0]}, "`coarse` must hold superclasses .*, found -1 in row 2"),
-        ({"coarse": [0.0, 0.0, 1.0, 0.0]}, "`coarse` must have an integer dtype"),
-        ({"classes": ("a", "b", "a")}, "`classes` must be distinct names, found 'a' more than once"),
+        ({"y": [0, 1]}, r"y of shape \(4,\), .* found \(2,\)"),
+        ({"y": np.eye(4, 3, dtype=int)}, r"y of shape \(4,\), .* found \(4, 3\). Take the argmax"),
+        ({"y": [0.0, 1.0, 2.0, -1.0]}, "integer labels in y, found float64"),
+        ({"y": [True, False, True, True]}, "integer labels in y, found bool"),
+        ({"y": [0, 1, 3, 0]}, "labels in -1..2, -1 where missing, in y, found 3 at item 2 "),
+        ({"y": [0, 1, -2, 0]}, "in y, found -2 at item 2 "),
+        ({"y": np.array([0, 1, 255, 0], np.uint8)}, "in y, found 255 at item 2 "),
+        ({"y": [0, 1, 2**32, 0]}, "in y, found 4294967296 at item 2 "),
+        ({"y": [-1, -1, -1, -1]}, "truth of at least one item in y, found only -1"),
+        (
+            {"annotations": np.zeros((4, 3), int)},
+            r"annotations of shape \(4, 2\), .* for each of 'ann', 'bob', found \(4, 3\)",
+        ),
+        ({"annotations": np.zeros((3, 2), int)}, r"annotations of shape \(4, 2\), one row an item .* found \(3, 2\)"),
+        ({"annotations": np.zeros((4, 2))}, "integer labels in annotations, found float64"),
+        ({"annotations": [[0, 1], [0, 1], [0, 7], [-3, 0]]}, r"found 7 at item 2, by 'bob' \(2 such values\)"),
+        ({"group": [1, 2]}, r"group of shape \(4,\), .* found \(2,\)"),
+        ({"group": [1.0, 2.0, 3.0, 4.0]}, "integers or strings in group, found dtype float64"),
+        ({"coarse": [0, 0, -1, 0]}, "superclasses in 0.* in coarse, found -1 at item 2 "),
+        ({"coarse": [0.0, 0.0, 1.0, 0.0]}, "integer superclasses in coarse, found float64"),
+        ({"classes": ("a", "b", "a")}, "distinct names in classes, found 'a' more than once"),
         ({"classes": "abc"}, "found the string 'abc'"),
         ({"classes": ("a",)}, "at least 2 categories"),
-        ({"annotators": ("ann", "ann")}, "`annotators` must be distinct names"),
+        ({"annotators": ("ann", "ann")}, "distinct names in annotators, found 'ann'"),
     ],
 )
 def test_bad_data_is_refused(changes, message):
@@ -108,12 +111,12 @@ def test_bad_data_is_refused(changes, message):
 
 def test_silent_expert_warns_once_for_the_whole():
     annotations = np.array([[0, -1], [1, -1], [-1, -1], [2, -1]])
-    with pytest.warns(UserWarning, match="no annotation at all from bob") as caught:
+    with pytest.warns(UserWarning, match="annotations by everybody, found none by bob") as caught:
         data = Annotated(**arguments(annotations=annotations))
     assert caught[0].filename == __file__
     data.take([2]).take([0])  # a subset is silent (warnings are errors here)
     standardise(data)
-    with pytest.warns(UserWarning, match="from ann, bob"):
+    with pytest.warns(UserWarning, match="found none by ann, bob"):
         data.replace_annotations(np.full((4, 2), -1))
 
 
@@ -142,7 +145,7 @@ def test_take_keeps_order_and_fields():
         ([-1], r"0..3, found -1"),
         ([0.0], "found dtype float64"),
         ([True, False], "mask of shape"),
-        ([False] * 4, "take at least one item"),
+        ([False] * 4, "Take at least one item"),
     ],
 )
 def test_bad_indices(indices, message):
@@ -155,7 +158,9 @@ def test_replace_annotations_names_experts():
     assert data.replace_annotations(np.zeros((4, 2), int)).annotators == ("ann", "bob")
     assert data.replace_annotations(np.zeros((4, 3), int)).annotators == ("expert_0", "expert_1", "expert_2")
     assert data.replace_annotations(np.zeros((4, 1), int), ["eve"]).annotators == ("eve",)
-    with pytest.raises(ValueError, match="must have shape"):
+    with pytest.raises(
+        ValueError, match=r"annotations of shape \(4, 0\), .* found \(4,\). Pass annotations\[:, None\]"
+    ):
         data.replace_annotations(np.zeros(4, int))
 
 
@@ -264,16 +269,16 @@ def test_votes_stand_in_for_truth():
     assert data.counts.dtype == np.int32
     np.testing.assert_array_equal(data.take([3, 0]).counts, counts[[3, 0]])
     assert data.summary().votes == 9
-    with pytest.raises(ValueError, match=r"`counts` must have shape \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"counts of shape \(4, 3\), .* found \(4, 2\)"):
         Annotated(**arguments(counts=counts[:, :2]))
 
 
 def test_items_have_names():
     data = Annotated(**arguments(items=["u", "v", "w", "é"]))
     assert data.take([3, 1]).items.tolist() == ["é", "v"]
-    with pytest.raises(ValueError, match="distinct names, found 'u' more than once"):
+    with pytest.raises(ValueError, match="distinct names in items, found 'u' more than once"):
         Annotated(**arguments(items=["u", "v", "u", "v"]))
-    with pytest.raises(ValueError, match="each of 4 items, found 1 names"):
+    with pytest.raises(ValueError, match="4 names in items, one for each item, found 1"):
         Annotated(**arguments(items=["u"]))
 
 
@@ -360,24 +365,27 @@ def npy():
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"", "must be a readable .npz"),
-        (b"a,b\n1,2\n", "must be a readable .npz"),
-        (b"PK\x03\x04 and nothing more", "must be a readable .npz"),
+        (b"", "a readable .npz without pickled objects at .*data.npz, found"),
+        (b"a,b\n1,2\n", "a readable .npz without pickled objects at .*data.npz, found"),
+        (b"PK\x03\x04 and nothing more", "a readable .npz without pickled objects at .*data.npz, found"),
         (npy(), "found: a single .npy array"),
-        (npz(), "found none; add x"),
-        (npz(webp=np.zeros(3)), "keys x, and y or votes or counts, found webp; add x"),
+        (npz(), "found none. Add x"),
+        (npz(webp=np.zeros(3)), "keys x, and y or votes or counts, in .*, found webp. Add x"),
         (
             npz(x_train=np.zeros(3)),
-            "keys x_train, and y_train or votes_train or counts_train, found x_train; add truth",
+            "keys x_train, and y_train or votes_train or counts_train, in .*, found x_train. Add truth",
         ),
-        (npz(x=np.zeros((2, 1)), y=[0, 1], x_test=np.zeros((2, 1))), "add truth or votes"),
+        (npz(x=np.zeros((2, 1)), y=[0, 1], x_test=np.zeros((2, 1))), "Add truth or votes"),
         (
             npz(x=np.zeros((2, 1)), y=np.array([0, "cat"], object)),
-            "without pickled objects, found: Object arrays",
+            "without pickled objects at .*, found: Object arrays",
         ),
-        (npz(x=np.zeros((2, 1)), y=[0.0, 1.0]), "data.npz: `y` must have an integer dtype"),
-        (npz(x=np.zeros((2, 1)), y=[0, 2**31]), "data.npz: labels must be below 10000 .* found 2147483648"),
-        (npz(x=np.zeros((1, 1)), y=[0], x_test=np.zeros((1, 1)), y_test=[-2]), "test part: `y` must lie in"),
+        (npz(x=np.zeros((2, 1)), y=[0.0, 1.0]), "data.npz: Expected integer labels in y, found float64"),
+        (npz(x=np.zeros((2, 1)), y=[0, 2**31]), "data.npz: Expected labels below 10000 .* found 2147483648"),
+        (
+            npz(x=np.zeros((1, 1)), y=[0], x_test=np.zeros((1, 1)), y_test=[-2]),
+            "test part: Expected labels in -1..1, .* in y, found -2 at item 0",
+        ),
     ],
 )
 def test_bad_files(tmp_path, contents, message):
@@ -387,9 +395,9 @@ def test_bad_files(tmp_path, contents, message):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match=r"a file at .*, found none"):
         read_npz(tmp_path / "absent.npz")
-    with pytest.raises(ValueError, match="must be a readable"):
+    with pytest.raises(ValueError, match=r"a readable .npz"):
         read_npz(tmp_path)
     data = Annotated(**arguments())
     with pytest.raises(ValueError, match="existing folder"):
@@ -435,7 +443,7 @@ def test_write_refuses_what_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="a file without truth"):
         write_npz(tmp_path / "data.npz", data.take([3]))
     other = dataclasses.replace(data, annotators=("ann", "eve"))
-    with pytest.raises(ValueError, match="`test` must have the annotators of `data`"):
+    with pytest.raises(ValueError, match=r"test with the annotators of data, \('ann', 'bob'\), found"):
         write_npz(tmp_path / "data.npz", data, other)
 
 
@@ -449,7 +457,7 @@ def test_split_is_a_partition(num_items, test_share, seed, groups):
     data = dataclasses.replace(data, x=np.arange(num_items)[:, None])  # an item's name
     units = num_items if groups is None else len(set(data.group))
     if np.ceil(units * test_share) == units:
-        with pytest.raises(ValueError, match="both parts must get at least one"):
+        with pytest.raises(ValueError, match=r"at least one of the (items|groups) in both parts, found"):
             split(data, test_share, seed)
         return
     train, test = split(data, test_share, seed)
@@ -479,12 +487,12 @@ def test_split_with_a_rare_class_is_random(caplog):
 @pytest.mark.parametrize(
     ("test_share", "seed", "message"),
     [
-        (0, 0, "`test_share` must lie strictly between 0 and 1, found 0"),
-        (1.0, 0, "`test_share`"),
-        (float("nan"), 0, "`test_share`"),
-        (0.5, None, "`seed` must be an integer"),
-        (0.5, -1, "`seed` must be an integer"),
-        (0.99, 0, "both parts must get at least one of the items, found 10"),
+        (0, 0, "test_share strictly between 0 and 1, found 0"),
+        (1.0, 0, "test_share strictly between 0 and 1, found"),
+        (float("nan"), 0, "test_share strictly between 0 and 1, found"),
+        (0.5, None, "seed as an integer in"),
+        (0.5, -1, "seed as an integer in"),
+        (0.99, 0, "at least one of the items in both parts, found 10"),
     ],
 )
 def test_bad_split(test_share, seed, message):
@@ -493,7 +501,7 @@ def test_bad_split(test_share, seed, message):
 
 
 def test_one_group_cannot_be_split():
-    with pytest.raises(ValueError, match="at least one of the groups, found 1"):
+    with pytest.raises(ValueError, match="at least one of the groups in both parts, found 1"):
         split(dataclasses.replace(random_data(10), group=["ward"] * 10), 0.2, 0)
 
 
@@ -515,9 +523,9 @@ def test_standardise_constant_feature():
 
 def test_standardise_refuses_images():
     data = random_data(4)
-    with pytest.raises(ValueError, match=r"`train` must have features of shape \(N, D\)"):
+    with pytest.raises(ValueError, match=r"features of shape \(N, D\) in train"):
         standardise(dataclasses.replace(data, x=np.zeros((4, 2, 2))))
-    with pytest.raises(ValueError, match=r"`others\[0\]` .* found \(4, 3\) beside \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"in others\[0\], .* found \(4, 3\) beside \(4, 2\)"):
         standardise(data, dataclasses.replace(data, x=np.zeros((4, 3))))
 
 
@@ -554,7 +562,7 @@ def test_real_test_part_without_annotations(real):
 
 
 def test_real_silent_radiologists(real):
-    with pytest.warns(UserWarning, match="no annotation at all from 0, 1, 2:"):
+    with pytest.warns(UserWarning, match="found none by 0, 1, 2:"):
         train, _ = real("nih_airspace_opacity")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -88,8 +88,8 @@ X, Y = blobs(20)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"y": Y + 1}, r"labels in -1..2 in data\['y'\].*found 3"),
-        ({"y": Y - 2}, "from -1 .missing. up"),
+        ({"y": Y + 1}, r"labels in -1..2, .* in data\['y'\], found 3 at item 0"),
+        ({"y": Y - 2}, r"labels from -1 up, -1 where missing, in data\['y'\], found -2 at item 3"),
         ({"y": Y.astype(float)}, "integer labels"),
         ({"y": np.full(20, -1)}, "some truth"),
         ({"x": np.full_like(X, np.nan)}, "finite values"),

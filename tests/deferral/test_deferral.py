@@ -58,7 +58,7 @@ def random_deferral(rng, num_items, num_options, num_people, num_categories=4):
     """Some of the people absent, in half of the cases."""
     ai = rng.dirichlet(np.ones(num_categories), num_items)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Nobody is behind")
+        warnings.filterwarnings("ignore", message="Expected somebody behind every option")
         omega = random_omega(rng, num_options - 1, num_people)
         everybody = Deferral.of(random_gate(rng, num_items, num_options), ai, membership=omega)
         present = rng.random(num_people) < rng.choice([0.7, 1.0])
@@ -208,7 +208,7 @@ def test_draws_are_restricted_to_those_who_are_present_before_they_are_averaged(
     for found in (everybody.bounded([0] * 4, [1] * 4), everybody.bounded_options([0] * 3, [1] * 3)):
         assert found.draws is None
     assert small().draws is None
-    with pytest.warns(UserWarning, match=r"Nobody is behind option 1 \('bob', 'cid'\)"):
+    with pytest.warns(UserWarning, match=r"found nobody behind option 1 \('bob', 'cid'\)"):
         alone = everybody.present(["ann"])
     np.testing.assert_array_equal(alone.people_probs, [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
 
@@ -222,7 +222,7 @@ def test_staff_of_draws_is_restricted_as_in_a_loop(seed):
     present[rng.integers(5)] = True
     first = present | (rng.random(5) < 0.5)  # on a day of more people, of whom some leave
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Nobody is behind")
+        warnings.filterwarnings("ignore", message="Expected somebody behind every option")
         everybody = Deferral.of(random_gate(rng, 20, 4), np.full((20, 2), 0.5), membership=draws)
         days = everybody.present(present), everybody.present(first).present(present)
     for day in days:
@@ -562,7 +562,9 @@ def test_shares_that_miss_their_bounds_are_told(monkeypatch):
 
     monkeypatch.setattr(deferral_module, "argmax_policy", none)
     deferral = Deferral.of(np.tile([0.2, 0.3, 0.5], (20, 1)), np.full((20, 2), 0.5), people=["ann", "bob"])
-    message = r"20 items miss their bounds by up to 0.6, more than an item: 0 for 'bob', 1 for 'AI'"
+    message = (
+        r"of 20 items within .*, found 0 for 'bob', 1 for 'AI', which miss their bounds by up to 0.6, more than an item"
+    )
     for bounded in (deferral.bounded, deferral.bounded_options):
         expected = message if bounded == deferral.bounded else message.replace("bob", "option 1")
         with pytest.warns(UserWarning, match=expected) as caught:
@@ -581,9 +583,9 @@ def test_whoever_has_a_bound_of_zero_gets_nothing_on_any_day():
     np.testing.assert_array_equal(policy.people_probs[:, 0], 0.0)
     np.testing.assert_array_equal(policy.people_probs[:2, 1], [1.0, 0.0])
     np.testing.assert_allclose(everybody.bounded(lower, upper).shares[[0, 3]], [0.0, 0.3])
-    with pytest.warns(UserWarning, match=r"Nobody is behind option 0 \('ann'\): their share goes to the others"):
+    with pytest.warns(UserWarning, match=r"found nobody behind option 0 \('ann'\): their share goes to the others"):
         followed = everybody.present(["ann", "cid"]).follow(policy)
-    with pytest.warns(UserWarning, match=r"Nobody is behind option 0 \('bob'\): their share goes to the others"):
+    with pytest.warns(UserWarning, match=r"found nobody behind option 0 \('bob'\): their share goes to the others"):
         restricted = everybody.bounded(lower, upper).present(["ann", "cid"])
     scores = untied(everybody.log_gate)[:, 1:] + policy.offsets[1:]
     for found in (followed, restricted):
@@ -642,7 +644,7 @@ def test_policies_of_options_are_used_on_other_items():
 def test_a_policy_of_an_emptier_day_closes_options_with_a_warning():
     omega, people = np.eye(3)[:, [0, 1, 2, 2]], (*PEOPLE, "dan")
     everybody = Deferral.of(np.full((4, 4), 0.25), np.full((4, 2), 0.5), membership=omega, people=people)
-    with pytest.warns(UserWarning, match="Nobody is behind"):
+    with pytest.warns(UserWarning, match="found nobody behind option"):
         policy = everybody.present(["ann", "bob"]).fit_policy(np.zeros(5), np.ones(5))
     assert policy.offsets[2] == -np.inf
     with pytest.warns(UserWarning, match=r"option 2 \('cid', 'dan'\)"):
@@ -749,9 +751,13 @@ def test_drawn_people_are_judged_as_decisions():
 @pytest.mark.parametrize(
     ("gate", "options", "message"),
     [
-        (np.full((6, 1), 1.0), {}, r"a gate over an option besides the AI at least, found shape \(6, 1\)"),
-        (np.full((6,), 1.0), {}, r"gate of shape \(N, ...\), one row an item, found \(6,\)"),
-        (np.tile([0.5, 0.6], (6, 1)), {}, r"gate as probabilities.*found \[0.5, 0.6\] for item 0.*not logits"),
+        (np.full((6, 1), 1.0), {}, r"a gate over at least one option besides the AI, found shape \(6, 1\)"),
+        (np.full((6,), 1.0), {}, r"gate of shape \(N, V\), not empty, found \(6,\)"),
+        (
+            np.tile([0.5, 0.6], (6, 1)),
+            {},
+            r"gate as probabilities.*found \[0.5, 0.6\] with sum 1.1 at N = 0.*not logits",
+        ),
         (np.tile([-0.5, 1.5], (6, 1)), {}, "gate as probabilities"),
         (np.tile([np.nan, 1.0], (6, 1)), {}, "gate as probabilities"),
         (np.full((5, 3), 1 / 3), {}, r"Expected log_gate of shape \(6, 3\).*found \(5, 3\)"),
@@ -777,21 +783,21 @@ def test_gates_that_do_not_fit_are_refused(gate, options, message):
         (OMEGA, {"num_people": 4}, "membership of 4 people, found 3"),
         (OMEGA, {"people": ["ann"]}, "Expected 3 names"),
         (
-            OMEGA * [1, 1.001, 1.1],
+            OMEGA * [1, 1.002, 1.1],
             {"people": PEOPLE},
-            "columns that sum to one, one a person, in membership, found 1.001 for 'bob'",
+            r"membership as .* sum to one over K, found .* with sum 1.002 at 'bob'",
         ),
         (
             OMEGA - [[0, 0, 0.5], [0, 0, -0.5]],
             {},
-            "numbers that are not negative in membership, found -0.5 for 'person_2'",
+            "membership as probabilities, not negative, .* and least -0.5 at 'person_2'",
         ),
         (
             np.stack([OMEGA, OMEGA * [1, np.nan, 1]]),
             {"people": PEOPLE},
-            "finite numbers in membership, found nan for 'bob'",
+            r"membership as .*, found .*nan.* at S = 1, 'bob'. Correct NaN and infinite numbers",
         ),
-        (np.stack([OMEGA, OMEGA * [0.5, 1, 1]]), {}, "found 0.5 for 'person_0'"),
+        (np.stack([OMEGA, OMEGA * [0.5, 1, 1]]), {}, "with sum 0.5 at S = 1, 'person_0'"),
     ],
 )
 def test_memberships_that_are_none_are_refused(membership, options, message):
@@ -876,7 +882,7 @@ def test_bounds_that_the_day_cannot_meet_are_refused(lower, upper, message):
 
 
 def test_bounds_that_options_cannot_meet_are_refused():
-    with pytest.warns(UserWarning, match="Nobody is behind option 0"):
+    with pytest.warns(UserWarning, match="found nobody behind option 0"):
         day = small().present(["cid"])
     with pytest.raises(ValueError, match="3 upper bounds, one for each of 'option 0', 'option 1', then the AI"):
         day.bounded_options([0] * 3, [1] * 4)
@@ -897,10 +903,10 @@ def test_keys_that_are_not_one_typed_key_are_refused(key):
     [
         (np.zeros((6, 2), int), np.zeros(6, int), "annotations"),
         (np.zeros((5, 3), int), np.zeros(6, int), "annotations"),
-        (np.zeros((6, 3), int), np.zeros(5, int), "`y`"),
-        (np.zeros((6, 3)), np.zeros(6, int), "integer dtype"),
+        (np.zeros((6, 3), int), np.zeros(5, int), r"y of shape \(6,\), .* found \(5,\)"),
+        (np.zeros((6, 3)), np.zeros(6, int), "integer labels in annotations, found float64"),
         (np.full((6, 3), 4), np.zeros(6, int), "annotations"),
-        (np.zeros((6, 3), int), np.full(6, -2), "`y`"),
+        (np.zeros((6, 3), int), np.full(6, -2), "in y, found -2 at item 0"),
     ],
 )
 def test_annotations_that_do_not_fit_are_refused(annotations, y, message):

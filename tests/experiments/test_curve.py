@@ -455,8 +455,8 @@ def test_what_cannot_be_judged_is_shown_and_told_once_a_method(judged):
         warnings.simplefilter("always")
         lines = curve_table(reports).splitlines()
     assert [str(w.message).split(" of the decisions")[0] for w in told] == [
-        "naive: as few as 0.400",
-        "lecodu: as few as 0.999",
+        "naive: Expected decisions that can be judged, found as few as 0.400",
+        "lecodu: Expected decisions that can be judged, found as few as 0.999",
     ]
     assert all(w.category is UserWarning for w in told)
     assert [line.split() for line in lines if " judged " in line] == [
@@ -556,7 +556,7 @@ def real(data_dir, name):
 def test_a_curve_on_real_data(data_dir, name):
     path = real(data_dir, name)
     if name == "nih_airspace_opacity":
-        with pytest.warns(UserWarning, match="no annotation at all"):
+        with pytest.warns(UserWarning, match="Expected annotations by everybody"):
             data, none = read_npz(path)
     else:
         data, none = read_npz(path)

@@ -647,7 +647,8 @@ def test_more_context_items_than_there_can_be_are_refused_before_anything(tmp_pa
     path = file_of(tmp_path / "data.npz")
     most = ITEMS - ITEMS // 4 - ITEMS // 4 - ITEMS // 8
     told = (
-        f"Expected at most {most} context items, found 5000: of {ITEMS} items 20 are to test, 10 to fit offsets, and 20"
+        f"Expected at most {most} context items, found 5000: of {ITEMS} items, 20 are for testing, 10 to fit offsets, "
+        "and at least 20"
     )
     refused(pl2d(path, *TINY, "--context", "10,5000", "--out", tmp_path / "out"), told)
     refused(pl2d(path, *TINY, "--context", most + 1, "--out", tmp_path / "out"), f"found {most + 1}")
@@ -688,7 +689,7 @@ BAD = [
     (["--context", "1.5"], "whole numbers"),
     (
         ["--context", "900"],
-        "at most 675 context items, found 900: of 1797 items 449 are to test, 224 to fit offsets, and 449",
+        "at most 675 context items, found 900: of 1797 items, 449 are for testing, 224 to fit offsets, and at least",
     ),
     (["--rates", ".1,1.2"], "error rates between 0 and 1"),
     (["--rates", "-.1"], "error rates between 0 and 1"),

@@ -637,9 +637,12 @@ REFUSED = {
     "annotations of no axis of experts": ({"data": changed(annotations=DATA["y"])}, "annotations"),
     "truth with two axes": ({"data": changed(y=DATA["y"][:, None])}, "y"),
     "x of another width": ({"data": changed(x=DATA["x"][:, :2])}, "x|shape|features"),
-    "annotation of C": ({"data": edited("annotations", (3, 1), 3)}, r"-1\.\.2 in data\['annotations'\].*found 3"),
+    "annotation of C": (
+        {"data": edited("annotations", (3, 1), 3)},
+        r"-1\.\.2, .* in data\['annotations'\], found 3 at item 3, column 1",
+    ),
     "annotation of -2": ({"data": edited("annotations", (3, 1), -2)}, "annotations.*found -2"),
-    "truth of C": ({"data": edited("y", 3, 3)}, r"-1\.\.2 in data\['y'\].*found 3"),
+    "truth of C": ({"data": edited("y", 3, 3)}, r"-1\.\.2, .* in data\['y'\], found 3 at item 3"),
     "float labels": ({"data": changed(y=DATA["y"].astype(float))}, r"integer labels in data\['y'\], found float64"),
     "NaN in x": ({"data": edited("x", (5, 0), np.nan)}, "finite.*1 rows, the first 5"),
     "infinity in x": ({"data": edited("x", (5, 0), np.inf)}, "finite.*1 rows, the first 5"),
@@ -745,7 +748,7 @@ def _annotated(data, **names):
 
 def test_an_expert_without_annotations_is_warned_of_and_can_be_fitted(half):
     silent = DATA["annotations"] * [1, 0] + [0, -1]
-    with pytest.warns(UserWarning, match="no annotation at all from q"):
+    with pytest.warns(UserWarning, match="found none by q"):
         data = _annotated({**DATA, "annotations": silent})
     result = quiet(KEY, MODEL, workload(GUIDE, "z", *HALF), data.batch(), OPTIMIZER, epochs=2, batch_size=12)
     assert result.compiled is half.compiled

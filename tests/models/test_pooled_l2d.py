@@ -975,8 +975,8 @@ NEWCOMERS = {
     "three clusters": ({}, np.full((3, 2), 1 / 3), {}, r"found \(3, 2\)"),
     "no axis": ({}, np.ones(2), {}, r"found \(2,\)"),
     "draws": ({}, np.full((2, 2, 2), 0.5), {}, r"found \(2, 2, 2\)"),
-    "too much": ({}, np.array([[1.0, 0.5], [0.5, 0.5]]), {}, "columns that sum to one.*found 1.5 for 'person_0'"),
-    "negative": ({}, np.array([[1.5, 0.5], [-0.5, 0.5]]), {}, "not negative.*found -0.5 for 'person_0'"),
+    "too much": ({}, np.array([[1.0, 0.5], [0.5, 0.5]]), {}, "sum to one over K, .* with sum 1.5 at 'person_0'"),
+    "negative": ({}, np.array([[1.5, 0.5], [-0.5, 0.5]]), {}, "not negative.* and least -0.5 at 'person_0'"),
     "the same names": ({}, ONE_EACH, {"people": ["x", "x"]}, r"distinct names, one a person, found \['x'\]"),
     "too many names": ({}, ONE_EACH, {"people": ["x", "y", "z"]}, "Expected 2 names, one a person, found 3"),
     "more columns": (
@@ -1086,11 +1086,14 @@ def refused(compiled, message, data=NEW, model=None, **networks):
     ("membership", "message"),
     [
         (np.ones(2), r"Expected a membership of shape \(K, M\), found \(2,\)"),
-        (np.stack([ONE_EACH] * 3), r"found \(3, 2, 2\). Of draws take the mean"),
+        (np.stack([ONE_EACH] * 3), r"found \(3, 2, 2\). Pass the mean of draws"),
         (np.full((2, 3), 0.5), r"annotations of shape \(400, 3\), one column for each person.*found \(400, 2\)"),
-        (np.full((2, 2), 0.6), "columns that sum to one.*found 1.2 for 'person_0'"),
-        (np.array([[1.5, 0.5], [-0.5, 0.5]]), "not negative.*found -0.5"),
-        (np.array([[np.nan, 0.5], [0.5, 0.5]]), "finite numbers"),
+        (np.full((2, 2), 0.6), "sum to one over K, .* with sum 1.2 at 'person_0'"),
+        (np.array([[1.5, 0.5], [-0.5, 0.5]]), "not negative.* and least -0.5 at 'person_0'"),
+        (
+            np.array([[np.nan, 0.5], [0.5, 0.5]]),
+            r"found \[nan, 0.5\] with sum nan at 'person_0'. Correct NaN and infinite numbers",
+        ),
     ],
 )
 def test_bad_memberships(compiled, membership, message):
@@ -1120,7 +1123,7 @@ def test_bad_classifier_without_features(compiled):
     [
         ({"annotations": NEW["annotations"][:, :1]}, r"annotations of shape \(400, 2\).*found \(400, 1\)"),
         ({"annotations": NEW["annotations"][:, 0]}, r"found \(400,\)"),
-        ({"annotations": NEW["annotations"] - 1}, r"from -1 \(missing\) up.*found -2"),
+        ({"annotations": NEW["annotations"] - 1}, r"labels from -1 up, .* in data\['annotations'\], found -2"),
         ({"y": DATA["y"][:9]}, "arrays of one length"),
     ],
 )
@@ -1130,5 +1133,5 @@ def test_bad_labels(compiled, labels, message):
 
 @SLOW
 def test_labels_beyond_the_categories():
-    with pytest.raises(ValueError, match=r"labels in -1..2 in data\['annotations'\].*found 3"):
+    with pytest.raises(ValueError, match=r"labels in -1..2, .* in data\['annotations'\], found 3"):
         run(DATA | {"annotations": DATA["annotations"] + 1})

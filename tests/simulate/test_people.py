@@ -127,7 +127,7 @@ def test_nominal_up_to_the_ends_of_what_can_be_reached(spread):
 
 @pytest.mark.parametrize("rate", [1e-4, 1 - 1e-4])
 def test_nominal_rates_out_of_reach(rate):
-    message = r"must lie in \[0.0009998, 1 − 0.0009998\] with a spread of 0.1, or be 0 or 1, found .*; lower `spread`"
+    message = r"in \[0.0009998, 1 - 0.0009998\] with a spread of 0.1, or 0 or 1, found .*\. Lower spread"
     with pytest.raises(ValueError, match=message):
         draw([0.2, rate], mode="nominal")
     with pytest.raises(ValueError, match=message):
@@ -227,31 +227,40 @@ def test_unchanged_by_precision_and_by_the_type_of_labels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"y": Y.astype(float)}, "`y` must be a non-empty array of integers"),
-        ({"y": Y - 1}, r"`y` must lie in 0..4, found -1"),
-        ({"num_categories": 4}, r"`y` must lie in 0..3, found 4"),
-        ({"num_categories": 1}, "`num_categories` must be at least 2"),
-        ({"x": X[:5]}, r"`x` must have shape \(32000, S\), .* found \(5, 3\)"),
-        ({"x": X[:, 0]}, r"`x` must have shape .* found \(32000,\); flatten"),
+        ({"y": Y.astype(float)}, "integer labels in y, found float64"),
+        ({"y": Y - 1}, r"labels in 0..4 in y, found -1 at item 0 "),
+        ({"num_categories": 4}, r"labels in 0..3 in y, found 4 at item 4 "),
+        ({"num_categories": 1}, "num_categories of at least 2, found 1"),
+        ({"x": X[:5]}, r"x of shape \(32000, S\), .* found \(5, 3\)"),
+        ({"x": X[:, 0]}, r"x of shape .* found \(32000,\). Flatten"),
         ({"x": X[:, :0]}, r"found \(32000, 0\)"),
-        ({"x": X.astype(str)}, "`x` must hold real numbers, found dtype <U"),
-        ({"x": np.where(X == X[3], np.nan, X)}, "infinite values in 4000 rows, first in row 3; impute"),
-        ({"x": np.where(X == X[2], 1e39, X)}, "`x` must be finite in float32"),
-        ({"rates": []}, r"`rates` must hold one error rate for each expert, found shape \(0,\)"),
-        ({"rates": 0.3}, r"found shape \(\); write \[.1, .3\]"),
-        ({"rates": [0.3, 30]}, r"`rates` must be a share in \[0, 1\], found 30"),
+        ({"x": X.astype(str)}, "real numbers in x, found dtype <U"),
+        ({"x": np.where(X == X[3], np.nan, X)}, "infinite values in 4000 rows, first in row 3. Impute"),
+        (
+            {"x": np.where(X == X[2], 1e39, X)},
+            "x that is finite in float32, found NaN or infinite values in 4000 rows, first in row 2",
+        ),
+        ({"rates": []}, r"rates with one error rate for each expert, found shape \(0,\)"),
+        ({"rates": 0.3}, r"found shape \(\). Write \[.1, .3\]"),
+        ({"rates": [0.3, 30]}, r"rates as a share in \[0, 1\], found 30"),
         ({"rates": [float("nan")]}, "found nan"),
-        ({"rates": ["low"]}, "`rates` must be a share .* found dtype <U3"),
-        ({"groups": [0, 1]}, "`groups` must come with pattern='group', .* found some with pattern='shared'"),
-        ({"pattern": "group"}, "`groups` must come .* found none"),
-        ({"pattern": "group", "groups": [0]}, r"a group 0, 1, ... for each of 2 experts, found \[0\]"),
-        ({"pattern": "group", "groups": [0, -1]}, r"found \[0, -1\]; write"),
-        ({"pattern": "group", "groups": [0, 2**31]}, "found"),
-        ({"pattern": "group", "groups": [0.0, 1.0]}, "`groups` must be a non-empty array of integers"),
-        ({"pattern": "everyone"}, "`pattern` must be one of .* found 'everyone'"),
-        ({"mode": "exact"}, "`mode` must be one of .* found 'exact'"),
-        ({"spread": -0.1}, r"`spread` must be a share in \[0, 1\], found -0.1"),
-        ({"spread": [0.1, 0.2]}, r"`spread` must be one number, found shape \(2,\)"),
+        ({"rates": ["low"]}, "rates as a share .* found dtype <U3"),
+        ({"groups": [0, 1]}, "groups with pattern='group', .* found some with pattern='shared'"),
+        ({"pattern": "group"}, "groups with pattern='group', .* found none"),
+        ({"pattern": "group", "groups": [0]}, r"groups of shape \(2,\), one row an expert, found \(1,\)"),
+        (
+            {"pattern": "group", "groups": [0, -1]},
+            r"numbers of groups in 0..\d+ in groups, found -1 at expert 1 .* Give every expert one from 0 up",
+        ),
+        (
+            {"pattern": "group", "groups": [0, 2**31]},
+            "numbers of groups in 0.* in groups, found 2147483648 at expert 1 ",
+        ),
+        ({"pattern": "group", "groups": [0.0, 1.0]}, "integer numbers of groups in groups, found float64"),
+        ({"pattern": "everyone"}, "one of .* as pattern, found 'everyone'"),
+        ({"mode": "exact"}, "one of .* as mode, found 'exact'"),
+        ({"spread": -0.1}, r"spread as a share in \[0, 1\], found -0.1"),
+        ({"spread": [0.1, 0.2]}, r"spread as one number, found shape \(2,\)"),
     ],
 )
 def test_bad_experts(options, message):
@@ -262,10 +271,10 @@ def test_bad_experts(options, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1.5,), "`rate` must be a share"),
-        (([0.1, 0.2],), r"`rate` must be one number, found shape \(2,\)"),
-        ((0.1, float("nan")), "`spread` must be a share"),
-        ((0.1, 0.1, "both"), "`mode` must be one of"),
+        ((1.5,), "rate as a share in .*, found 1.5"),
+        (([0.1, 0.2],), r"rate as one number, found shape \(2,\)"),
+        ((0.1, float("nan")), "spread as a share in .*, found nan"),
+        ((0.1, 0.1, "both"), "one of .* as mode, found 'both'"),
     ],
 )
 def test_bad_expected_rate(arguments, message):
@@ -361,17 +370,26 @@ def test_votes_of_real_counts(data_dir):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: anonymise(jax.random.key(0), np.zeros((2, 3))), "`annotations` must be a non-empty array of integers"),
-        (lambda: anonymise(jax.random.key(0), np.full((2, 3), -2)), "`annotations` must be −1 or a category, found -2"),
-        (lambda: anonymise(jax.random.key(0), [[0, 1], [-1, 0]], 1), "room for the 2 annotations of an item, found 1"),
-        (lambda: anonymise(jax.random.key(0), [[0, 1]], 2.0), "`num_votes` must be an integer .* found 2.0"),
-        (lambda: anonymise(jax.random.key(0), [[-1]], 0), "`num_votes` must be an integer of at least 1, found 0"),
-        (lambda: vote_counts([0, 1], 2), "`votes` must be .* with 2 axes"),
-        (lambda: vote_counts([[0, -3]], 2), "`votes` must be −1 or a category, found -3"),
-        (lambda: vote_counts([[0, 2]], 2), r"`votes` must lie in −1..1, found 2; correct the vote"),
-        (lambda: vote_counts([[0, 0]], 1), "`num_categories` must be at least 2"),
-        (lambda: votes_of_counts([[0.0, 1.0]]), "`counts` must be a non-empty array of integers"),
-        (lambda: votes_of_counts([[0, -1]]), "`counts` must be numbers of votes, found -1; count with"),
+        (lambda: anonymise(jax.random.key(0), np.zeros((2, 3))), "integer labels in annotations, found float64"),
+        (
+            lambda: anonymise(jax.random.key(0), np.full((2, 3), -2)),
+            "-1 where missing, in annotations, found -2 at item 0",
+        ),
+        (
+            lambda: anonymise(jax.random.key(0), [[0, 1], [-1, 0]], 1),
+            "num_votes of at least 2, the most annotations of an item, found 1",
+        ),
+        (lambda: anonymise(jax.random.key(0), [[0, 1]], 2.0), "num_votes as an integer .* found 2.0"),
+        (lambda: anonymise(jax.random.key(0), [[-1]], 0), "num_votes as an integer of at least 1, found 0"),
+        (lambda: vote_counts([0, 1], 2), r"votes of shape \(N, L\), .* found \(2,\)"),
+        (lambda: vote_counts([[0, -3]], 2), r"labels in -1..1, .* in votes, found -3 at item 0, column 1"),
+        (lambda: vote_counts([[0, 2]], 2), r"labels in -1..1, .* in votes, found 2 at item 0, column 1 .* Correct it"),
+        (lambda: vote_counts([[0, 0]], 1), "num_categories of at least 2, found 1"),
+        (lambda: votes_of_counts([[0.0, 1.0]]), "integer numbers of votes in counts, found float64"),
+        (
+            lambda: votes_of_counts([[0, -1]]),
+            "numbers of votes from 0 up in counts, found -1 at item 0, column 1 .* Give every item",
+        ),
     ],
 )
 def test_bad_votes(call, message):
@@ -403,7 +421,7 @@ def test_annotators_of_an_item_are_drawn_uniformly():
 
 @pytest.mark.parametrize("per_item", [0, -1, 1.5, True, "1"])
 def test_bad_subset(per_item):
-    with pytest.raises(ValueError, match=f"`per_item` must be an integer of at least 1, found {per_item!r}"):
+    with pytest.raises(ValueError, match=f"per_item as an integer of at least 1, found {per_item!r}"):
         subset_annotators(jax.random.key(0), [[0, 1]], per_item)
 
 
@@ -424,10 +442,10 @@ def test_one_rate_is_the_same_rate_for_all():
 @pytest.mark.parametrize(
     ("rate", "message"),
     [
-        ([0.5], r"`rate` must be one number, or one for each of 2 experts, found shape \(1,\)"),
+        ([0.5], r"rate as one number, or one for each of 2 experts, found shape \(1,\)"),
         ([[0.5, 0.5]], r"found shape \(1, 2\)"),
-        ([0.5, float("nan")], r"`rate` must be a share in \[0, 1\], found nan"),
-        ("half", "`rate` must be a share .* found dtype <U4"),
+        ([0.5, float("nan")], r"rate as a share in \[0, 1\], found nan"),
+        ("half", "rate as a share .* found dtype <U4"),
     ],
 )
 def test_bad_rates(rate, message):
@@ -436,5 +454,5 @@ def test_bad_rates(rate, message):
 
 
 def test_rates_that_leave_too_little():
-    with pytest.raises(ValueError, match=r"`at_least_one` needs 4 .* rate \[0.5, 0.75\] leaves 3"):
+    with pytest.raises(ValueError, match=r"at least 4 annotations for at_least_one, .* rate \[0.5, 0.75\] leaves 3"):
         drop_annotations(jax.random.key(0), np.zeros((4, 2), int), [0.5, 0.75], at_least_one=True)

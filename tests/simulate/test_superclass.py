@@ -81,21 +81,24 @@ def test_eight_bit_labels_do_not_wrap():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"y": Y.astype(float)}, "`y` must be a non-empty array of integers"),
-        ({"y": np.where(Y == 3, -1, Y)}, r"`y` must lie in 0..8, found -1; simulate on items of known truth"),
-        ({"num_categories": 5}, r"`y` must lie in 0..4, found 8"),
-        ({"num_categories": 1}, "`num_categories` must be at least 2"),
-        ({"coarse": COARSE[:5]}, r"`coarse` must have shape \(20000,\)"),
+        ({"y": Y.astype(float)}, "integer labels in y, found float64"),
+        (
+            {"y": np.where(Y == 3, -1, Y)},
+            r"labels in 0..8 in y, found -1 .* Give every item one from 0 up, or leave out those without",
+        ),
+        ({"num_categories": 5}, r"labels in 0..4 in y, found 7 at item 0 "),
+        ({"num_categories": 1}, "num_categories of at least 2, found 1"),
+        ({"coarse": COARSE[:5]}, r"coarse of shape \(20000,\), .* found \(5,\)"),
         ({"expertise": []}, "a sequence of superclasses for each expert"),
-        ({"expertise": [0, 1]}, r"found \[0, 1\]; write \[\[0, 1\], \[2\]\]"),
+        ({"expertise": [0, 1]}, r"found \[0, 1\]. Write \[\[0, 1\], \[2\]\]"),
         (
             {"expertise": [[0], [7]]},
-            r"`expertise\[1\]` must hold superclasses that occur in `coarse`, found 7",
+            r"superclasses that occur in coarse in expertise\[1\], found 7",
         ),
-        ({"expertise": [[0.5]]}, r"`expertise\[0\]` .* found 0.5"),
-        ({"error": 1.5}, r"`error` must be a probability in \[0, 1\], found 1.5"),
+        ({"expertise": [[0.5]]}, r"expertise\[0\], found 0.5"),
+        ({"error": 1.5}, r"error as a probability in \[0, 1\], found 1.5"),
         ({"error": float("nan")}, "found nan"),
-        ({"confusion": "none"}, "`confusion` must be one of .* found 'none'"),
+        ({"confusion": "none"}, "one of .* as confusion, found 'none'"),
         (
             {"coarse": np.arange(NUM_ITEMS) % 2, "expertise": [[0]], "confusion": "within"},
             "category 0 in several",
@@ -152,7 +155,9 @@ def test_at_least_one(annotations, tenths, seed):
     quotas = present.sum(0) * (10 - tenths) // 10
     key = jax.random.key(seed)
     if quotas.sum() < present.any(1).sum():
-        with pytest.raises(ValueError, match="`at_least_one` needs"):
+        with pytest.raises(
+            ValueError, match=r"annotations for at_least_one, one for every item, found that rate .* leaves"
+        ):
             drop_annotations(key, annotations, tenths / 10, at_least_one=True)
         return
     kept = drop_annotations(key, annotations, tenths / 10, at_least_one=True)
@@ -193,11 +198,11 @@ def test_drawn_uniformly_and_independently():
 @pytest.mark.parametrize(
     ("annotations", "rate", "message"),
     [
-        (np.zeros((3, 2)), 0.5, "`annotations` must be a non-empty array of integers"),
-        (np.zeros(3, int), 0.5, "with 2 axes"),
-        (np.full((3, 2), -2), 0.5, "`annotations` must be −1 or a category, found -2"),
-        (np.zeros((3, 2), int), 50, r"`rate` must be a share in \[0, 1\], found 50"),
-        (np.zeros((3, 2), int), -0.1, "`rate`"),
+        (np.zeros((3, 2)), 0.5, "integer labels in annotations, found float64"),
+        (np.zeros(3, int), 0.5, r"annotations of shape \(N, M\), .* found \(3,\)"),
+        (np.full((3, 2), -2), 0.5, "labels from -1 up, -1 where missing, in annotations, found -2 at item 0, column 0"),
+        (np.zeros((3, 2), int), 50, r"rate as a share in \[0, 1\], found 50"),
+        (np.zeros((3, 2), int), -0.1, "rate as a share"),
     ],
 )
 def test_bad_drop(annotations, rate, message):
@@ -212,7 +217,7 @@ def test_realised_error_by_hand():
 
 
 def test_bad_realised_error():
-    with pytest.raises(ValueError, match=r"`y` must have shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"y of shape \(4,\), .* found \(2,\)"):
         realised_error(np.zeros((4, 1), int), [0, 1])
-    with pytest.raises(ValueError, match="`y` must be a non-empty array of integers"):
+    with pytest.raises(ValueError, match="integer labels in y, found float64"):
         realised_error(np.zeros((4, 1), int), [0.0, 1.0, 0.0, 0.0])

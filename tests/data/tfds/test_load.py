@@ -80,11 +80,15 @@ def test_features_are_found_or_named(mocked):
 @pytest.mark.parametrize(
     ("name", "features", "message"),
     [
-        ("cifar100", {"fine": "label"}, "`features` must name some of image, label, .*, found fine"),
+        ("cifar100", {"fine": "label"}, "keys out of image, label, .* in features, found fine"),
         ("cifar100", {"label": "fine"}, "features of cifar100, coarse_label, id, image, label, found fine"),
-        ("cifar100", {"label": "id"}, "one feature that is the label, a tfds.features.ClassLabel, found coarse_label"),
-        ("iris", {}, "one feature that is the image, a tfds.features.Image, found features, label; name it"),
-        ("celeb_a", {}, "one feature that is the label"),
+        (
+            "cifar100",
+            {"label": "id"},
+            "one feature of .* that is the label, a tfds.features.ClassLabel, found coarse_label",
+        ),
+        ("iris", {}, "one feature of iris.* that is the image, a tfds.features.Image, found features, label. Name it"),
+        ("celeb_a", {}, "one feature of celeb_a that is the label, a .*, found attributes"),
     ],
 )
 def test_features_that_are_not_there(mocked, name, features, message):
@@ -150,7 +154,7 @@ def test_a_builder_of_the_users(tmp_path):
         assert data.classes == ("u", "v")
         assert data.y.tolist() == [-1, 0, 1, -1, 0]
         np.testing.assert_array_equal(data.read().x[:, 0, 0, 0], [0, 10, 20, 30, 40])
-    with pytest.raises(ValueError, match="`data_dir` must be left out with a builder"):
+    with pytest.raises(ValueError, match="no data_dir beside a builder, which has its own, found one"):
         load_tfds(TinyPictures(data_dir=tmp_path), data_dir=tmp_path)
 
 
@@ -161,7 +165,7 @@ def test_splits_that_are_not_there(tmp_path):
 
 
 def test_a_name_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"`name` must be that of a data set of TFDS, .* found 'no_such_set'"):
+    with pytest.raises(ValueError, match=r"name to be that of a data set of TFDS, .* found 'no_such_set'"):
         load_tfds("no_such_set", data_dir=tmp_path)
 
 
@@ -169,9 +173,9 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(TinyPictures, "broken", True)
     data = load_tfds(TinyPictures(data_dir=tmp_path), split="train")  # labels are read without decoding
     data.x[2]
-    with pytest.raises(ValueError, match=r"tiny_pictures.*image 3 cannot be decoded, found: .*; prepare it again"):
+    with pytest.raises(ValueError, match=r"can be decoded, found image 3 of .*tiny_pictures.*: .*\. Prepare it again"):
         data.x[3]
-    with pytest.raises(ValueError, match="image 3 cannot be decoded"):
+    with pytest.raises(ValueError, match="can be decoded, found image 3 of"):
         data.read()
     with pytest.raises(IndexError, match=r"index in 0\.\.4, found 5"):
         data.x[5]
@@ -181,7 +185,9 @@ def test_what_needs_tensorflow_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(TinyPictures, "arrays", True)
     if "tensorflow" in sys.modules:
         pytest.skip("TensorFlow is there")
-    with pytest.raises(ImportError, match=r"To prepare tiny_pictures, .*'tensorflow'\. Prepare it where TensorFlow is"):
+    with pytest.raises(
+        ImportError, match=r"needs to prepare tiny_pictures, .*'tensorflow'\. Prepare it where TensorFlow is"
+    ):
         load_tfds(TinyPictures(data_dir=tmp_path), split="train")
     assert not list(tmp_path.rglob("*1.0.0*"))
 
@@ -190,7 +196,7 @@ def test_a_format_without_random_access(tmp_path):
     load_tfds(TinyPictures(data_dir=tmp_path), split="train")
     info = tmp_path / "tiny_pictures" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(ValueError, match=r"prepared as array_record or parquet, found .*; choose another `data_dir`"):
+    with pytest.raises(ValueError, match=r"prepared as array_record or parquet, found .*\. Choose another data_dir"):
         load_tfds("tiny_pictures", split="train", data_dir=tmp_path)
 
 
@@ -237,21 +243,21 @@ def test_other_features_than_x():
         (
             {"y": np.r_[np.arange(38) % 4, -1, -1]},
             {"rates": [0.1]},
-            "found 2 items without, first in row 38; simulate on",
+            "found 2 items without, first in row 38. Simulate on",
         ),
-        ({"coarse": None}, {"kind": "superclass"}, "must have superclasses, `coarse`, .* found none"),
-        ({"x": np.zeros((40, 0))}, {"rates": [0.1]}, r"`features` must have shape \(40, ...\), .* found \(40, 0\)"),
+        ({"coarse": None}, {"kind": "superclass"}, "superclasses, coarse, in data .* found none"),
+        ({"x": np.zeros((40, 0))}, {"rates": [0.1]}, r"features of shape \(40, ...\), .* found \(40, 0\)"),
         ({}, {"rates": [0.1], "features": np.zeros((3, 2))}, r"found \(3, 2\)"),
-        ({}, {}, "instance_dependent_experts takes rates, groups, pattern, mode, spread, found no rates"),
-        ({}, {"rates": [0.1], "error": 0.5}, "instance_dependent_experts takes .*, found error"),
+        ({}, {}, "rates, groups, pattern, mode, spread for instance_dependent_experts, found no rates"),
+        ({}, {"rates": [0.1], "error": 0.5}, "out of .* for instance_dependent_experts, found error"),
         (
             {},
             {"kind": "superclass", "rates": [0.1]},
-            "superclass_experts takes expertise, error, confusion, found rates",
+            "expertise, error, confusion for superclass_experts, found rates",
         ),
-        ({}, {"kind": "blind"}, "`kind` must be one of .*, found 'blind'"),
-        ({}, {"kind": "superclass", "num_people": 0}, "`num_people` must be an integer of at least 1, found 0"),
-        ({}, {"rates": [2.0]}, r"`rates` must be a share in \[0, 1\], found 2"),
+        ({}, {"kind": "blind"}, "one of .* as kind, found 'blind'"),
+        ({}, {"kind": "superclass", "num_people": 0}, "num_people as an integer of at least 1, found 0"),
+        ({}, {"rates": [2.0]}, r"rates as a share in \[0, 1\], found 2"),
     ],
 )
 def test_people_who_cannot_be_simulated(data, arguments, message):
