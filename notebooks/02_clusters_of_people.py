@@ -83,9 +83,8 @@ for runs in (lda, urn):
         probs = run.cluster_probs(x[test])
         right = np.take_along_axis(probs, y[test, None, None], 2).mean((0, 2))
         value = perplexity([found["elbo"]], total)
-        print(
-            f"{run.vote_model}, K = {run.num_clusters}, seed {run.seed}: {value:.4f}; right by cluster {right.round(3)}"
-        )
+        name = f"{run.vote_model}, K = {run.num_clusters}, seed {run.seed}"
+        print(f"{name}: {value:.4f}; right by cluster {right.round(3)}")
 
 # %% [markdown]
 # The seeds of LDA do not agree with one another on what a cluster is; those of the urn do. How many clusters? The
