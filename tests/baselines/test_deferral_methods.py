@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiled import Table, random_l2d
 from flax import nnx
 from numpyro.handlers import seed, trace
 from numpyro.infer.util import log_density
 from oracles import prob_l2d_closed_form
+from programs import Table, random_l2d
 from scipy.special import expit, logit, logsumexp, softmax
 
 from pl2d_ppl import MLP, Deferral, fit

@@ -14,9 +14,9 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from compiled import ENUMERATE
 from flax import nnx
 from numpyro.contrib.module import nnx_module
+from programs import ENUMERATE
 
 from pl2d_ppl import MLP, fit, load, workload
 from pl2d_ppl.io import written_whole

@@ -11,13 +11,13 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from compiled import ENUMERATE, mlp_model
 from flax import nnx
 from numpyro.contrib.module import nnx_module, random_nnx_module
 from numpyro.handlers import block, mask
 from numpyro.infer import SVI, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoNormal
 from oracles import prob_l2d_closed_form, project_reference
+from programs import ENUMERATE, mlp_model
 from scipy.special import log_softmax, softmax
 
 from pl2d_ppl import MLP, Annotated, ConvNet, EnumELBO, fit, workload

@@ -23,7 +23,7 @@ from scipy.stats import chisquare
 from pl2d_ppl import MLP, EnumELBO, FitResult, fit, log_evidence, marginals, to_datatree, workload
 from pl2d_ppl.distributions.empirical import membership_draws
 from pl2d_ppl.guides.exact import exact
-from pl2d_ppl.inference.compiled import PerRun, compile_programs
+from pl2d_ppl.inference.compiled import PerRun, compile_fit
 from pl2d_ppl.models.cluster_l2d import cluster_l2d
 from pl2d_ppl.networks import Frozen
 
@@ -630,8 +630,8 @@ def test_a_frozen_classifier_stays_as_it_is():
 def test_another_membership_and_another_classifier_are_not_another_compilation():
     result = fitted()
     other = run(KEY, MODEL, GUIDE, BATCH, arguments={"membership": HARD, "classifier": OTHER_AI})
-    assert other.programs is result.programs
-    assert other.programs.epoch._cache_size() == other.programs.init._cache_size() == 1
+    assert other.compiled is result.compiled
+    assert other.compiled.epoch._cache_size() == other.compiled.init._cache_size() == 1
     np.testing.assert_allclose(other.predict(BATCH["x"]).ai, ai_probs(OTHER_AI), rtol=1e-5, atol=1e-6)
     assert np.all(np.abs(other.history["loss"] - result.history["loss"]) > 1e-3)
 
@@ -656,7 +656,7 @@ def test_runs_with_their_own_membership_and_classifier_equal_single_runs():
         one = batch.run(i)
         np.testing.assert_allclose(single.history["loss"], batch.history["loss"][:, i], rtol=1e-4)
         tree_allclose(one.params, single.params, rtol=1e-3, atol=1e-4)
-        assert one.programs is single.programs
+        assert one.compiled is single.compiled
         np.testing.assert_allclose(one.predict(BATCH["x"]).ai, ai_probs(ais[i]), rtol=1e-4, atol=1e-5)
     assert np.abs(np.diff(batch.history["loss"], axis=1)).min() > 1e-3  # the runs differ
 
@@ -666,9 +666,9 @@ def test_runs_with_their_own_membership_and_classifier_equal_single_runs():
 
 def unfitted(model, guide, data, given):
     """A fit of no epochs, which compiles little."""
-    programs, leaves = compile_programs(model, guide, OPTIMIZER, False, 2, given)
+    compiled, leaves = compile_fit(model, guide, OPTIMIZER, False, 2, given)
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
-    return FitResult.start(programs, leaves, programs.init(leaves, KEY, arrays), arrays)
+    return FitResult.start(compiled, leaves, compiled.init(leaves, KEY, arrays), arrays)
 
 
 def case_of(tree, data, membership, beliefs):
@@ -745,8 +745,8 @@ def compiled():
 def refused(compiled, message, data=BATCH, model=MODEL, guide=None, **options):
     with pytest.raises(ValueError, match=message):
         run(KEY, model, guide or exact(model, ["w", "v"]), data, epochs=1, **options)
-    programs = ("_init", "_epoch", "lambda", "_evaluate", "_outputs")
-    assert not [name for name in compiled if any(p in name.split(" with ")[0] for p in programs)]
+    compiled = ("_init", "_epoch", "lambda", "_evaluate", "_outputs")
+    assert not [name for name in compiled if any(p in name.split(" with ")[0] for p in compiled)]
 
 
 def with_column(*column):
@@ -777,8 +777,8 @@ VALUES = {
 @SLOW
 def test_the_good_input_is_accepted():
     """What the refused differ from; shown by the shapes of its outputs, for which nothing is compiled."""
-    programs, leaves = compile_programs(MODEL, GUIDE, OPTIMIZER, False, 2, {"membership": OMEGA, "classifier": AI})
-    sites = programs.probe(leaves, KEY, {name: jnp.asarray(a[:12]) for name, a in BATCH.items()})
+    compiled, leaves = compile_fit(MODEL, GUIDE, OPTIMIZER, False, 2, {"membership": OMEGA, "classifier": AI})
+    sites = compiled.probe(leaves, KEY, {name: jnp.asarray(a[:12]) for name, a in BATCH.items()})
     assert sites["gate_logits"].shape == (12, CLUSTERS + 1)
 
 

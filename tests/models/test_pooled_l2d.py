@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiled import Table, table
 from flax import nnx
 from numpyro.handlers import block, condition, seed, trace
 from numpyro.infer import MCMC, NUTS, SVI, TraceEnum_ELBO
 from numpyro.infer.svi import SVIState
+from programs import Table, table
 from scipy.special import expit, softmax
 from scipy.stats import halfnorm, norm
 
