@@ -407,7 +407,7 @@ def _broken(folder):
 
 
 BAD_FILES = {
-    "missing.npz": "does not exist",
+    "missing.npz": "found none. Check the name and the folder",
     "truncated.npz": "readable",
     "empty.npz": "readable",
     "text.npz": "readable",
