@@ -102,7 +102,8 @@ def _check_shape(
         axes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         columns = f" and one column for each of {listed(people)}" if people else ""
         hint = f" Pass {name}[:, None] for a single column." if values.ndim == 1 and len(shape) == 2 else ""
-        hint = " Take the argmax of probabilities." if values.ndim == 2 and len(shape) == 1 else hint
+        if values.ndim == 2 and len(shape) == 1:
+            hint = f" Pass {name}[:, 0]." if values.shape[1] == 1 else " Take the argmax of probabilities."
         raise ValueError(f"Expected {name} of shape ({axes}), one row an {each}{columns}, found {values.shape}.{hint}")
 
 

@@ -177,18 +177,24 @@ def test_convert_reads_images_for_formats_that_hold_them(tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["describe", "none.csv"], ["Expected a file at none.csv, found none. Check"]),
+        (["describe", "none.csv"], ["a file at none.csv, found none. Check"]),
         (["describe", "long.csv", "--column", "label"], ["--column ROLE=NAME", "found 'label'"]),
         (["describe", "long.csv", "--column", "label=dx"], ["a column 'dx'", "found item, rater, label, gold"]),
         (["describe", "long.csv", "--plot", "who.txt"], ["Expected a picture", "who.txt"]),
         (["describe", "long.csv", "--layout", "tall"], ["--layout", "tall"]),
-        (["describe", "long.csv", "--variant", "0.5"], ["Expected options out of", "found variant"]),
-        (["describe", "toy.npz", "--classes", "a,b"], ["options out of (none) for the format of toy.npz, found classes"]),
-        (["describe", "long.csv", "--classes", "a,b"], ["'cat' 4, 'dog' 3;"]),
+        (
+            ["describe", "long.csv", "--variant", "0.5"],
+            ["the options layout, columns", "for the format of long.csv, found variant"],
+        ),
+        (["describe", "toy.npz", "--classes", "a,b"], ["the options (none) for the format of toy.npz, found classes"]),
+        (["describe", "long.csv", "--classes", "a,b"], ["'cat' 4, 'dog' 3. Correct them"]),
         (["convert", "long.csv", "long.csv"], ["another file to write than the one that is read"]),
         (["convert", "long.csv", "out.xlsx"], ["Expected .npz, .nc, a table", "out.xlsx"]),
         (["convert", "long.csv", "out.csv", "--to-layout", "counts"], ["votes only for layout"]),
-        (["convert", "long.csv", "out.npz", "--to-layout", "long"], ["options out of (none) for the format of out.npz, found layout"]),
+        (
+            ["convert", "long.csv", "out.npz", "--to-layout", "long"],
+            ["the options (none) for the format of out.npz, found layout"],
+        ),
         (["convert", "long.csv", "out.csv", "--features-out", "x.npz"], ["features in memory, found none"]),
     ],
 )
@@ -276,5 +282,5 @@ def test_digest(folder, tmp_path):
 def test_features_are_asked_for_before_anything_else(folder, tmp_path, command):
     result = pl2d(command, folder / "json", "--out", tmp_path / "out")
     refused(result, "Expected features in", "found annotations only", "pl2d data convert", "--features FILE")
-    refused(pl2d(command, folder / "none.csv", "--out", tmp_path / "out"), "none.csv, found none. Check the name")
+    refused(pl2d(command, folder / "none.csv", "--out", tmp_path / "out"), "none.csv, found none")
     assert list(tmp_path.iterdir()) == []

@@ -586,7 +586,7 @@ def test_comments_are_no_people(tmp_path):
         ({"truth": "nowhere.csv"}, "a file at .*nowhere.csv, found none"),
         ({"features": "nowhere.npz"}, "a file at .*nowhere.npz, found none"),
         ({"encoding": "klingon"}, "an encoding that Python knows, .* found 'klingon'"),
-        ({"variant": "0.5"}, r"options out of layout, .* for the format of .*data.csv, found variant"),
+        ({"variant": "0.5"}, r"the options layout, .* for the format of .*data.csv, found variant"),
     ],
 )
 def test_bad_requests(tmp_path, options, message):
@@ -679,7 +679,7 @@ def test_parts_that_do_not_belong_together(tmp_path):
         write_data(tmp_path / "new.csv", data, dataclasses.replace(data, group=[1, 2, 3]))
     with pytest.raises(ValueError, match=r"Expected .npz, .nc, a table .* found .*new.json"):
         write_data(tmp_path / "new.json", data)
-    with pytest.raises(ValueError, match=r"options out of \(none\) for the format of .*, found layout"):
+    with pytest.raises(ValueError, match=r"the options \(none\) for the format of .*, found layout"):
         write_data(tmp_path / "new.npz", data, layout="long")
 
 

@@ -749,7 +749,7 @@ def test_bad_files_are_refused_and_nothing_is_left(tmp_path, fake, changes, mess
 def test_a_file_without_truth_and_one_that_is_not_there_are_refused(tmp_path, fake):
     np.savez(tmp_path / "data.npz", x=np.zeros((ITEMS, 2)))
     refused(pl2d(tmp_path / "data.npz", "--out", tmp_path / "out"), "Add truth or votes")
-    refused(pl2d(tmp_path / "other.npz", "--out", tmp_path / "out"), "other.npz, found none")
+    refused(pl2d(tmp_path / "other.npz", "--out", tmp_path / "out"), "a file at", "other.npz, found none")
     assert [p.name for p in tmp_path.iterdir()] == ["data.npz"]
 
 

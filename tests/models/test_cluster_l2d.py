@@ -745,8 +745,8 @@ def compiled():
 def refused(compiled, message, data=BATCH, model=MODEL, guide=None, **options):
     with pytest.raises(ValueError, match=message):
         run(KEY, model, guide or exact(model, ["w", "v"]), data, epochs=1, **options)
-    compiled = ("_init", "_epoch", "lambda", "_evaluate", "_outputs")
-    assert not [name for name in compiled if any(p in name.split(" with ")[0] for p in compiled)]
+    parts = ("_init", "_epoch", "lambda", "_evaluate", "_outputs")
+    assert not [name for name in compiled if any(p in name.split(" with ")[0] for p in parts)]
 
 
 def with_column(*column):

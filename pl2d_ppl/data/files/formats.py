@@ -142,7 +142,7 @@ def _check_options(path: Path, function: Callable, options: dict[str, Any]) -> N
     strange = [name for name in options if name not in known]
     if strange:
         raise ValueError(
-            f"Expected options out of {', '.join(known) or '(none)'} for the format of {path}, found "
+            f"Expected the options {', '.join(known) or '(none)'} for the format of {path}, found "
             f"{', '.join(strange)}. Leave them out."
         )
 
