@@ -126,7 +126,7 @@ def test_curve_writes_a_report_and_a_plot(curve):
     least = np.min([report["judged"], report["judged_offset"]])
     assert 0 < least < 1
     assert f"least: {least:.3f}" in output
-    assert plain(output).count(f"pl2d: naive: as few as {least:.3f} of the decisions, those") == 1
+    assert plain(output).count(f"pl2d: naive: as few as {least:.3f} of the decisions can be judged") == 1
 
 
 def test_a_finished_curve_is_not_run_again(curve, data, monkeypatch):
