@@ -9,37 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from pl2d_ppl.checks.labels import check_labels
 
 __all__ = [
-    "accuracy",
     "area_under_curve",
-    "coverage",
     "expected_calibration_error",
     "final_labels",
-    "workload_violation",
 ]
-
-
-def coverage(decision: ArrayLike, ai_index: int) -> float:
-    """Compute the share of items that the AI decides.
-
-    Parameters
-    ----------
-    decision : array of int, shape (N,)
-        Who decides each item, in 0..ai_index.
-    ai_index : int
-        Value of `decision` that stands for the AI, which is the last: M beside M experts, K beside K
-        clusters.
-
-    Returns
-    -------
-    float
-        Coverage, in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If `decision` is empty, not integer or out of range.
-    """
-    return float(np.mean(_decision(decision, ai_index) == ai_index))
 
 
 def final_labels(decision: ArrayLike, annotations: ArrayLike, ai_labels: ArrayLike) -> NDArray:
@@ -73,35 +46,6 @@ def final_labels(decision: ArrayLike, annotations: ArrayLike, ai_labels: ArrayLi
         )
     said = np.column_stack([annotations, ai_labels]).astype(np.int32)
     return said[np.arange(len(said)), decision]
-
-
-def accuracy(final: ArrayLike, y: ArrayLike) -> float:
-    """Compute the share of right final decisions.
-
-    Parameters
-    ----------
-    final : array of int, shape (N,)
-        Final labels, −1 where the decider said nothing, which counts as wrong: the system gave no answer.
-    y : array of int, shape (N,)
-        Truth; items of unknown truth, −1, are left out.
-
-    Returns
-    -------
-    float
-        Accuracy, in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree or no truth is known.
-    """
-    final, y = _vector("final", final), _vector("y", y)
-    if final.shape != y.shape:
-        raise ValueError(f"Expected final of shape {y.shape}, as y, found {final.shape}. Match them.")
-    known = y >= 0
-    if not known.any():
-        raise ValueError("Expected the truth of at least one item in y, found only -1. Evaluate where there is truth.")
-    return float(np.mean(final[known] == y[known]))
 
 
 def area_under_curve(
@@ -166,41 +110,6 @@ def area_under_curve(
         heights = np.bincount(inverse, heights) / sizes
         x, heights = np.array([0.0, *x, 1.0]), heights[[0, *range(len(x)), -1]]
     return 100 * float(np.trapezoid(heights, x))
-
-
-def workload_violation(mean: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> float:
-    """Compute how far the workload lies outside its bounds, for whom it is farthest.
-
-    Parameters
-    ----------
-    mean : array of float, shape (K,)
-        Share of the items that each one decides.
-    lower, upper : array of float, shape (K,) or ()
-        Bounds on `mean`.
-
-    Returns
-    -------
-    float
-        The largest distance of a mean to its interval; 0 if all are met.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree, a number is NaN, or bounds cross.
-    """
-    mean = np.asarray(mean, float)
-    if mean.ndim != 1 or mean.size == 0:
-        raise ValueError(f"Expected mean as a non-empty vector, found shape {mean.shape}. Average q over the items.")
-    bounds = {"lower": np.asarray(lower, float), "upper": np.asarray(upper, float)}
-    for name, bound in bounds.items():
-        if bound.shape not in ((), mean.shape):
-            raise ValueError(f"Expected {name} of shape {mean.shape} or (), found {bound.shape}. Bound each share.")
-    if np.isnan(mean).any() or not (bounds["lower"] <= bounds["upper"]).all():
-        raise ValueError(
-            f"Expected mean without NaN, and lower at most upper, found mean {mean}, lower {bounds['lower']}, upper "
-            f"{bounds['upper']}. Correct them."
-        )
-    return float(np.maximum(0, np.maximum(bounds["lower"] - mean, mean - bounds["upper"])).max())
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 15) -> float:

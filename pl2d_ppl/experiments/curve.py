@@ -13,7 +13,7 @@ from pl2d_ppl.checks.names import listed
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.deferral.decisions import expert_accuracy
 from pl2d_ppl.deferral.deferral import Deferral
-from pl2d_ppl.deferral.metrics import area_under_curve
+from pl2d_ppl.deferral.metrics import area_under_curve, expected_calibration_error
 from pl2d_ppl.experiments.learned import Learned
 from pl2d_ppl.experiments.methods import GATE_SCHEDULE, GuideName, Task, coverage_bounds, learn
 from pl2d_ppl.inference.schedule import Schedule
@@ -105,7 +105,8 @@ def evaluate_curve(
     dict
         Lists with one entry a target: ``coverage``, ``accuracy``, ``judged``, ``workload``, of plain argmax
         decisions, and the same with suffix ``_offset``, with offsets fitted on x; ``area``, ``area_offset``,
-        ``ai_accuracy`` (mean over targets), ``expert_accuracy``. A method that is not steered has one plain point,
+        ``ai_accuracy`` and ``ai_calibration_error``
+        (means over targets), ``expert_accuracy``. A method that is not steered has one plain point,
         for all targets.
 
     Raises
@@ -116,7 +117,7 @@ def evaluate_curve(
     _check_curve(test, coverages)
     fitted, days = ([_on_day(d, staff) for d in learned.defer(items)] for items in (x, test.x))
     row: dict[str, list] = {}
-    ai_accuracy = []
+    ai_accuracy, calibration = [], []
     for i, coverage in enumerate(coverages):
         index = i if learned.steered else 0
         plain, said = days[index], _annotations(days[index], test)
@@ -129,7 +130,9 @@ def evaluate_curve(
             drawn = bounded.evaluate_drawn(jax.random.fold_in(rng_key, i), said, test.y)
             row.setdefault("accuracy_drawn", []).append(drawn["accuracy"])
         known = test.y >= 0
-        ai_accuracy.append(float((plain.ai.argmax(-1) == test.y)[known].mean()))
+        is_right = (plain.ai.argmax(-1) == test.y)[known]
+        ai_accuracy.append(float(is_right.mean()))
+        calibration.append(expected_calibration_error(plain.ai[known].max(-1), is_right))
     alone = expert_accuracy(test)
     points = len(coverages) if learned.steered else 1
     alone_ai = float(np.mean(ai_accuracy))
@@ -141,7 +144,8 @@ def evaluate_curve(
         f"area{s}": _area(row[f"coverage{s}"][:n], row[f"accuracy{s}"][:n], *extremes)
         for s, n in (("", points), ("_offset", len(coverages)))
     }
-    return {**row, **areas, "ai_accuracy": alone_ai, "expert_accuracy": alone}
+    ai = {"ai_accuracy": alone_ai, "ai_calibration_error": float(np.mean(calibration))}
+    return {**row, **areas, **ai, "expert_accuracy": alone}
 
 
 def _check_curve(test: Annotated, coverages: Sequence[float]) -> None:

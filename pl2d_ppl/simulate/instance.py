@@ -63,8 +63,8 @@ def instance_dependent_experts(
         Whose mistakes look alike: who has the same W. Everyone, those of a group, or nobody.
     mode : {"truncated", "nominal"}, default "truncated"
         ``"truncated"`` is as published: `rates` are the locations of the truncated normal distributions, and
-        the truncation moves their means inwards: a nominal 5 % becomes 10 %, and 0 % becomes 8 %
-        (`expected_rate`). ``"nominal"`` moves the locations so that `rates` are the means. Rates 0 and 1 then
+        the truncation moves their means inwards: a nominal 5 % becomes 10 %, and 0 % becomes 8 %.
+        ``"nominal"`` moves the locations so that `rates` are the means. Rates 0 and 1 then
         have no spread: such experts are never, or always, wrong.
     spread : float in [0, 1], default .1
         Standard deviation of q, before truncation. At 0 q is the nominal rate, whatever the mode.
@@ -84,7 +84,7 @@ def instance_dependent_experts(
     -----
     q is drawn anew for each item and expert, whatever x_i, so that no more than its mean shows in the
     annotations: in mode ``"nominal"`` they have the same distribution at any spread, and in mode
-    ``"truncated"`` that of the rates in `expected_rate`, without spread.
+    ``"truncated"`` that of the means of the truncated normals, without spread.
 
     Linear in N. Memory is that of `x`, of W of one category and of a category's items by C: the tensor of
     shape (N, S, C) in the formula is never there.

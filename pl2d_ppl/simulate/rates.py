@@ -1,4 +1,4 @@
-"""Error rates: nominal, those of items, expected and realised."""
+"""Error rates: nominal, those of items, and realised."""
 
 from typing import Literal, get_args
 
@@ -10,39 +10,12 @@ from scipy.stats import truncnorm
 from pl2d_ppl.checks.labels import check_labels
 from pl2d_ppl.checks.values import check_choice, shares
 
-__all__ = ["expected_rate", "realised_error"]
+__all__ = ["realised_error"]
 
 Mode = Literal["truncated", "nominal"]
 
 # Location, in standard deviations below 0, down to which the truncated normal's mean keeps 8 digits.
 FARTHEST = 100
-
-
-def expected_rate(rate: float, spread: float = 0.1, mode: Mode = "truncated") -> float:
-    """Compute the error rate that `instance_dependent_experts` has in the mean when asked for `rate`.
-
-    Parameters
-    ----------
-    rate : float in [0, 1]
-        Nominal error rate.
-    spread : float in [0, 1], default .1
-        Standard deviation of the rate among items, before truncation.
-    mode : {"truncated", "nominal"}, default "truncated"
-        What `rate` is: the location of the truncated normal distribution, or its mean.
-
-    Returns
-    -------
-    float
-        For ``"truncated"`` the mean of TruncatedNormal(rate, spread², [0, 1]): .05 becomes .1009 at a spread
-        of .1. For ``"nominal"`` `rate` itself.
-
-    Raises
-    ------
-    ValueError
-        If an argument is malformed, or the nominal rate cannot be reached with this spread.
-    """
-    rate, spread = check_rate(rate, spread, mode)
-    return rate if spread == 0 or mode == "nominal" else _mean(rate, spread)
 
 
 def realised_error(annotations: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:

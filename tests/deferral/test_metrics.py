@@ -1,4 +1,4 @@
-"""Coverage, accuracy, areas, workload and calibration."""
+"""Final labels, areas and calibration."""
 
 import numpy as np
 import pytest
@@ -7,46 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pl2d_ppl.deferral.metrics import (
-    accuracy,
     area_under_curve,
-    coverage,
     expected_calibration_error,
     final_labels,
-    workload_violation,
 )
 
 SHARE = st.floats(0, 1)
 
 
-def test_coverage_by_hand():
-    assert coverage([2, 0, 2, 1], 2) == 0.5
-    assert coverage([0, 1], 2) == 0
-
-
-def test_final_labels_and_accuracy_by_hand():
+def test_final_labels_by_hand():
     annotations = [[0, 1], [-1, 1], [2, 2], [0, 0]]
     final = final_labels([0, 0, 2, 1], annotations, [9, 9, 3, 9])
     assert final.tolist() == [0, -1, 3, 0]
-    assert accuracy(final, [0, 1, 3, -1]) == pytest.approx(2 / 3)  # no answer is wrong, no truth is left out
 
 
 def test_final_labels_without_experts():
     assert final_labels([0, 0], np.zeros((2, 0)), np.array([1, 2], np.uint8)).tolist() == [1, 2]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
-def test_accuracy_agrees_with_scikit_learn(pairs):
-    final, y = np.array(pairs).T
-    assert accuracy(final, y) == pytest.approx(sklearn.metrics.accuracy_score(y, final))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: coverage([], 2), "at least one item in decision, found none"),
-        (lambda: coverage([0.5], 2), "integer decisions .* in decision, found float64"),
-        (lambda: coverage([0, 3], 2), r"decisions \(the AI is 2\) in 0..2 in decision, found 3 at item 1"),
-        (lambda: coverage([0, -1], 2), "found -1"),
+        (lambda: final_labels([], np.zeros((0, 2), int), []), "at least one item"),
+        (lambda: final_labels([0.5], [[1, 2]], [0]), "integer decisions .* in decision, found float64"),
+        (lambda: final_labels([-1], [[1, 2]], [0]), "found -1"),
         (
             lambda: final_labels([0], [[1, 2]], [[0.1, 0.9]]),
             r"ai_labels of shape \(N,\), .* found \(1, 2\). Take the argmax",
@@ -55,8 +39,6 @@ def test_accuracy_agrees_with_scikit_learn(pairs):
         (lambda: final_labels([0], [[1.0]], [0]), "integer labels in annotations, found float64"),
         (lambda: final_labels([0, 1], [[1]], [0]), r"decision of shape \(1,\), as ai_labels, found \(2,\)"),
         (lambda: final_labels([2], [[1]], [0]), r"decisions \(the AI is 1\) in 0..1 in decision, found 2"),
-        (lambda: accuracy([0, 1], [0]), r"final of shape \(1,\), as y, found \(2,\)"),
-        (lambda: accuracy([0, 1], [-1, -1]), "truth of at least one item in y, found only -1"),
     ],
 )
 def test_bad_decisions(call, message):
@@ -114,37 +96,6 @@ def test_area_ignores_order_and_lies_between_the_extremes(points, random):
 def test_bad_area(arguments, message):
     with pytest.raises(ValueError, match=message):
         area_under_curve(*arguments)
-
-
-# Workload
-
-
-def test_workload_by_hand():
-    assert workload_violation([0.2, 0.3, 0.5], [0, 0.35, 0], [1, 1, 0.4]) == pytest.approx(0.1)
-    assert workload_violation([0.2, 0.8], 0.1, 0.9) == 0
-
-
-@given(st.lists(st.tuples(SHARE, SHARE, SHARE), min_size=1, max_size=6))
-def test_workload_is_the_distance_to_the_box(rows):
-    mean, lower, upper = np.array(rows).T
-    lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
-    distance = np.abs(mean - np.clip(mean, lower, upper)).max()
-    assert workload_violation(mean, lower, upper) == pytest.approx(distance)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([], 0, 1), "mean as a non-empty vector"),
-        (([0.5, 0.5], [0, 0, 0], 1), r"lower of shape \(2,\) or \(\), found \(3,\)"),
-        (([0.5, np.nan], 0, 1), "mean without NaN, .* found mean .0.5 nan."),
-        (([0.5, 0.5], [0.6, 0], [0.5, 1]), "lower at most upper, found .* lower .0.6 0.*upper .0.5 1"),
-        (([0.5, 0.5], [np.nan, 0], [0.5, 1]), "lower at most upper, found .* lower .nan  *0.*upper .0.5 1"),
-    ],
-)
-def test_bad_workload(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        workload_violation(*arguments)
 
 
 # Calibration

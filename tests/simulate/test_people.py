@@ -9,7 +9,7 @@ from scipy.stats import chi2_contingency, chisquare, kstest, truncnorm
 
 from pl2d_ppl.data.missing import drop_annotations, subset_annotators
 from pl2d_ppl.data.votes import vote_counts, votes_of_counts
-from pl2d_ppl.simulate import anonymise, expected_rate, instance_dependent_experts, realised_error, superclass_experts
+from pl2d_ppl.simulate import anonymise, instance_dependent_experts, realised_error, superclass_experts
 from pl2d_ppl.simulate.instance import _weights
 from pl2d_ppl.simulate.rates import item_rates
 
@@ -79,19 +79,12 @@ def assert_rates(annotations, y, rates):
 @pytest.mark.parametrize("spread", [0.05, 0.1, 0.4])
 def test_published_rates_are_the_truncated_normals_mean(rate, spread):
     expected = truncated_mean(rate, spread)
-    assert expected_rate(rate, spread) == pytest.approx(expected, rel=1e-12)
     assert_rates(draw([rate, rate], spread=spread), Y, [expected, expected])
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.05, 0.7])
-def test_truncated_mean_is_the_integral(rate):
-    q = np.linspace(0, 1, 100_001)
-    density = np.exp(-((q - rate) ** 2) / (2 * 0.1**2))
-    assert expected_rate(rate) == pytest.approx(np.trapezoid(q * density) / np.trapezoid(density), rel=1e-6)
-
-
 def test_five_percent_become_ten():
-    assert expected_rate(0.05) == pytest.approx(0.1009, abs=5e-5)
+    assert truncated_mean(0.05, 0.1) == pytest.approx(0.1009, abs=5e-5)
+    assert_rates(draw([0.05, 0.05]), Y, [0.1009, 0.1009])
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1, 0.4])
@@ -103,7 +96,6 @@ def test_nominal_rates_are_had(spread):
     assert_rates(annotations[:, 1:-1], Y, rates[1:-1])
     assert (annotations[:, 0] == Y).all()
     assert (annotations[:, -1] != Y).all()
-    assert all(expected_rate(rate, spread, "nominal") == rate for rate in rates)
 
 
 @pytest.mark.parametrize(("rate", "spread", "mode"), [(0.05, 0.1, "truncated"), (0.6, 0.4, "nominal")])
@@ -130,10 +122,6 @@ def test_nominal_rates_out_of_reach(rate):
     message = r"in \[0.0009998, 1 - 0.0009998\] with a spread of 0.1, or 0 or 1, found .*\. Lower spread"
     with pytest.raises(ValueError, match=message):
         draw([0.2, rate], mode="nominal")
-    with pytest.raises(ValueError, match=message):
-        expected_rate(rate, mode="nominal")
-    assert expected_rate(rate, 0.01, "nominal") == rate
-    assert expected_rate(rate, 0, "nominal") == expected_rate(rate, 0, "truncated") == rate
 
 
 # Mistakes
@@ -266,20 +254,6 @@ def test_unchanged_by_precision_and_by_the_type_of_labels():
 def test_bad_experts(options, message):
     with pytest.raises(ValueError, match=message):
         draw(**options)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((1.5,), "rate as a share in .*, found 1.5"),
-        (([0.1, 0.2],), r"rate as one number, found shape \(2,\)"),
-        ((0.1, float("nan")), "spread as a share in .*, found nan"),
-        ((0.1, 0.1, "both"), "one of .* as mode, found 'both'"),
-    ],
-)
-def test_bad_expected_rate(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        expected_rate(*arguments)
 
 
 @pytest.mark.parametrize("rng_key", [0, jax.random.PRNGKey(0), jax.random.split(jax.random.key(0))])
