@@ -59,7 +59,12 @@ def fuzzy_partition(
     Bezdek, Ehrlich and Full, "FCM: The fuzzy c-means clustering algorithm", Computers & Geosciences 10, 1984.
     """
     x = _check(rng_key, representations, num_clusters, fuzziness, starts)
-    from skfuzzy.cluster import cmeans  # here, since importing it takes as long as much of this package
+    try:
+        from skfuzzy.cluster import cmeans  # here, since importing it takes as long as much of this package
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Expected scikit-fuzzy for fuzzy clusters, found none. Run pip install 'pl2d_ppl[baselines]'."
+        ) from error
 
     rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
     lowest, best, sweeps = np.inf, np.empty(0), 0

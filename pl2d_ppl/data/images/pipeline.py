@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
 from pl2d_ppl.data.annotated import Annotated
+from pl2d_ppl.data.images._grain import grain
 from pl2d_ppl.data.images.reading import check_image, source_of
 from pl2d_ppl.data.images.transforms import Composed, Normalise, Transform, check_numbers, check_transforms
 

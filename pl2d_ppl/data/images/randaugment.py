@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from grain.transforms import RandomMap
 from numpy.typing import NDArray
 
+from pl2d_ppl.data.images._grain import RandomMap
 from pl2d_ppl.data.images.reading import to_pillow
 from pl2d_ppl.data.images.transforms import on_image
 

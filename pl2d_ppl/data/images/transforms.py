@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from grain.transforms import Map, RandomMap
 from numpy.typing import NDArray
 
+from pl2d_ppl.data.images._grain import Map, RandomMap
 from pl2d_ppl.data.images.reading import resize, shape_of
 
 __all__ = ["CenterCrop", "Normalise", "RandomCrop", "RandomFlip", "Resize", "Views"]

@@ -1,0 +1,9 @@
+"""What images take of grain, which is an extra."""
+
+try:
+    import grain
+    from grain.transforms import Map, RandomMap
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("Expected grain for images, found none. Run pip install 'pl2d_ppl[images]'.") from error
+
+__all__ = ["Map", "RandomMap", "grain"]
