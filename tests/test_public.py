@@ -1,23 +1,45 @@
-"""The public interface, and what every model and guide must bear."""
+"""The public interface: what is exported, documented, and imported only when it is asked for."""
 
 import importlib
+import importlib.metadata
 import pkgutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
+import typer
 
 import pl2d_ppl
 import pl2d_ppl.guides
 import pl2d_ppl.models
+from pl2d_ppl.cli.app import COMMANDS
 
+ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(pl2d_ppl.__path__, "pl2d_ppl."))
+HEAVY = ("arviz", "arviz_base", "arviz_plots", "xarray", "pandas", "matplotlib", "PIL", "grain", "tensorflow_datasets")
 
 
-def test_all_names_exist_and_are_sorted_once():
-    assert len(set(pl2d_ppl.__all__)) == len(pl2d_ppl.__all__)
-    for name in pl2d_ppl.__all__:
-        assert getattr(pl2d_ppl, name).__doc__, name
+def loaded_by(code):
+    """Top-level packages that are loaded after some code, in a process of its own."""
+    code += "\nprint(*{name.split('.')[0] for name in sys.modules})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("package", [pl2d_ppl, pl2d_ppl.data], ids=str)
+def test_all_names_exist_once_and_are_documented(package):
+    assert len(set(package.__all__)) == len(package.__all__) > 10
+    assert package.__all__ == [*dir(package)]
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, name
+
+
+def test_the_version_is_that_of_the_project():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert pl2d_ppl.__version__ == importlib.metadata.version("pl2d_ppl") == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -39,13 +61,25 @@ def test_every_file_of_models_and_guides_exports_a_function_of_its_name(package)
         assert callable(getattr(module, name))
 
 
+def test_nothing_is_imported_before_it_is_asked_for():
+    assert not {"jax", "numpyro", *HEAVY} & loaded_by("import sys, pl2d_ppl")
+
+
+def test_the_help_of_the_command_imports_no_command():
+    code = "import sys\nfrom typer.testing import CliRunner\nfrom pl2d_ppl.cli.app import app\n"
+    code += "assert CliRunner().invoke(app, ['--help']).exit_code == 0"
+    assert not {"jax", "numpyro", *HEAVY} & loaded_by(code)
+
+
+def test_the_help_of_the_command_says_what_the_commands_say():
+    for name, place in COMMANDS.items():
+        found = getattr(importlib.import_module(f"pl2d_ppl.cli.{place.module}"), place.name)
+        said = found.info.help if isinstance(found, typer.Typer) else found.__doc__.strip().splitlines()[0]
+        assert place.help == said, name
+
+
 @pytest.mark.slow
-def test_training_imports_neither_what_only_data_and_pictures_need_nor_any_model():
-    spared = ("arviz", "arviz_base", "arviz_plots", "xarray", "PIL", "grain", "tensorflow_datasets")
-    code = (
-        "import sys, pl2d_ppl, pl2d_ppl.experiments.methods\n"
-        f"loaded = [m for m in sys.modules if m.split('.')[0] in {spared}]\n"
-        "loaded += [m for m in sys.modules if m.startswith(('pl2d_ppl.models.', 'pl2d_ppl.guides.'))]\n"
-        "assert not loaded, loaded[:5]"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_training_imports_nothing_that_only_data_and_pictures_need():
+    loaded = loaded_by("import sys, pl2d_ppl.inference.fit, pl2d_ppl.models.prob_l2d, pl2d_ppl.guides.exact")
+    assert "numpyro" in loaded
+    assert not set(HEAVY) & loaded

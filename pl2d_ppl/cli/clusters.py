@@ -55,7 +55,10 @@ def clusters(
     concentration: Option[float, typer.Option(help="Of the prior of memberships; below 1: few clusters each.")] = 0.3,
     out: Option[Path, typer.Option(help="Folder to write to.")] = Path("outputs/clusters"),
 ) -> None:
-    """Group people from anonymous votes; choose the number of groups; place identified people among them."""
+    """Group people from anonymous votes, and choose the number of groups.
+
+    Identified people are placed among the groups.
+    """
     options = ClusterOptions(
         num_clusters=integers(k),
         vote_model=vote_model.value,

@@ -53,7 +53,10 @@ def curve(
     experts: Option[int, typer.Option(help="Simulated experts, where the file has none.", min=1)] = 2,
     out: Option[Path, typer.Option(help="Folder to write to.")] = Path("outputs/curve"),
 ) -> None:
-    """Train at several coverages; report and plot accuracy against coverage. Finished seeds are not run again."""
+    """Train at several coverages; report and plot accuracy against coverage.
+
+    Finished seeds are not run again.
+    """
     options = CurveOptions(
         method=method.value,
         guide=guide.value,

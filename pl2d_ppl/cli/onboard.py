@@ -71,7 +71,10 @@ def onboard(
     ai_steps: Option[int, typer.Option(help="Steps of the AI, likewise.", min=1)] = 2000,
     out: Option[Path, typer.Option(help="Folder to write to.")] = Path("outputs/onboard"),
 ) -> None:
-    """Compare methods on people known from few items, in clusters found in anonymous votes. Finished seeds are kept."""
+    """Compare methods on people known from few items.
+
+    Clusters of people are found in anonymous votes. Finished seeds are kept.
+    """
     chosen = METHODS if methods == "all" else tuple(dict.fromkeys(names(methods)))
     options = OnboardingOptions(
         people=people,

@@ -44,7 +44,7 @@ def predict(
     data: Option[Path, typer.Argument(help="New items: a .npz with x, or a table with x_0, x_1, ...")],
     out: Option[Path, typer.Option(help="A .npz for decision, gate, ai and belief probabilities.")],
 ) -> None:
-    """Decide who answers new items, with offsets that keep to the bounds of the fit."""
+    """Decide who answers new items, within the bounds of the fit."""
     typer.echo(run_predict(folder, data, out))
 
 
