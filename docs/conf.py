@@ -24,7 +24,7 @@ release = metadata.version("pl2d_ppl")
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode", "numpydoc", "myst_nb", "mathml"]
 exclude_patterns = ["generated/diagrams", "generated/api/exports.md", "**.py", "**.ipynb_checkpoints"]
 
-# Other projects' references lie on the network, which no build needs; layers that the reference leaves out have no pages.
+# Other projects' references lie on the network, which no build needs; some layers are left out of the reference.
 nitpick_ignore_regex = [("py:.*", r"(numpyro|tfds|jax|flax|optax)\..*"), ("py:.*", r"pl2d_ppl\.(checks|cli|io)\b.*")]
 
 html_theme = "furo"
@@ -35,6 +35,8 @@ html_math_renderer = "mathml"
 html_copy_source = False
 
 autodoc_typehints = "none"  # docstrings state types with their shapes
+autodoc_preserve_defaults = True
+add_module_names = False  # the heading has the module
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # members follow their class
 numpydoc_class_members_toctree = False

@@ -33,6 +33,7 @@ def _mlp(*shape: int) -> Callable:
 
 _X = {"x": jnp.zeros((ITEMS, FEATURES))}
 _PEOPLE = {**_X, "annotations": jnp.zeros((ITEMS, PEOPLE), int), "y": jnp.zeros(ITEMS, int)}
+_COUNTS = jnp.zeros((ITEMS, CATEGORIES), int).at[:, 0].set(PEOPLE)
 _MEMBERSHIP = jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 _EXPERTS = partial(Ensemble, _mlp(CATEGORIES), PEOPLE)
 _CLASSIFIER = {"classifier": _mlp(CATEGORIES)}
@@ -41,9 +42,7 @@ EXAMPLES = {
     "annotator_lda": Example(
         {"clusters": partial(Ensemble, _mlp(CATEGORIES), CLUSTERS)}, {**_X, "votes": jnp.zeros((ITEMS, 3), int)}
     ),
-    "annotator_urn": Example(
-        {"truth": _mlp(CATEGORIES), "sizes": (2, 1)}, {**_X, "counts": jnp.ones((ITEMS, CATEGORIES), int).at[:, 0].set(0)}
-    ),
+    "annotator_urn": Example({"truth": _mlp(CATEGORIES), "sizes": (2, 1)}, {**_X, "counts": _COUNTS}),
     "classification": Example(_CLASSIFIER, {**_X, "y": jnp.zeros(ITEMS, int)}),
     "cluster_l2d": Example(
         {**_CLASSIFIER, "membership": _MEMBERSHIP, "gating": _mlp(CLUSTERS + 1), "experts": _EXPERTS}, _PEOPLE
@@ -85,7 +84,7 @@ def diagram(name: str) -> graphviz.Digraph:
     settings, data = EXAMPLES[name]
     with numpyro.handlers.seed(rng_seed=0):
         graph = numpyro.render_model(partial(function_of(name), **settings), model_kwargs=data)
-    graph.graph_attr.update(bgcolor="white", pad="0.2")
+    graph.graph_attr.update(bgcolor="white", pad="0.2", fontname="Helvetica", fontsize="12")
     graph.node_attr.update(fontname="Helvetica", fontsize="12")
     graph.edge_attr.update(color="#444444", arrowsize="0.7")
     return graph

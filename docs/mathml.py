@@ -11,6 +11,9 @@ logger = logging.getLogger(__name__)
 
 REWRITES = {  # of LaTeX that docutils does not know
     r"(begin|end)\{(?:align|gather|equation)\*?\}": r"\1{aligned}",
+    r"&\s*(\\sim|=|\\propto|\\approx|\\le|\\ge)": r"&{} \1",  # a sign between two sides, and not before one
+    # Scripts of an accented letter stand beside it.
+    r"(\\(?:bar|hat|tilde|vec|widehat|widetilde)(?:\{\\?\w+\}|\s+\\?\w+))(?=[_^])": r"{\1}",
     r"\\dots\b": r"\\ldots",
     r"\\[bB]igg?[lrm]?\s*/": "/",
     r"\\argm(ax|in)\b": r"\\arg\\m\1",
@@ -22,7 +25,7 @@ def _mathml(writer, node, block: bool) -> str:
     for pattern, replacement in REWRITES.items():
         tex = re.sub(pattern, replacement, tex)
     try:
-        return tex2mathml(tex, as_block=block)
+        return tex2mathml(tex, as_block=block).replace('class="ams-align">', 'class="ams-align" displaystyle="true">')
     except MathError as error:
         logger.warning("Expected a formula that MathML can state, found %r: %s", tex, error, location=node)
         return f"<code>{writer.encode(tex)}</code>"

@@ -1,8 +1,8 @@
 """The API reference, listed from the package itself.
 
-The rule: a name is public if the ``__all__`` of a module in one of the layers below has it, and every name is documented
-once, where it is defined. Left out are ``checks``, ``cli`` and ``io`` (checks of arguments, the command line and
-how files are written), which nobody needs to import, and modules whose name begins with an underscore.
+The rule: a name is public if the ``__all__`` of a module in one of the layers below has it, and every name is
+documented once, where it is defined. Left out are ``checks``, ``cli`` and ``io`` (checks of arguments, the command line
+and how files are written), which nobody needs to import, and modules whose name begins with an underscore.
 """
 
 import ast
@@ -93,8 +93,9 @@ def exports() -> list[Name]:
 
 
 def first_line(thing: object) -> str:
-    """First line of a docstring."""
-    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+    """First line of a docstring, where a table has no room for links."""
+    line = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", line)
 
 
 def _comment(name: Name) -> str:
@@ -155,7 +156,7 @@ def reference_files() -> dict[str, str]:
     """Pages of the layers, and the table of what is exported at the top, by file name."""
     files = {f"{layer}.rst": layer_page(layer) for layer in LAYERS}
     rows = [f"| {{py:obj}}`pl2d_ppl.{n.name} <{n.path}>` | {first_line(n.thing)} |" for n in exports()]
-    files["exports.md"] = "\n".join(["| `from pl2d_ppl import` | |", "|---|---|", *rows, ""])
+    files["exports.md"] = "\n".join(["| Name | What it is |", "|---|---|", *rows, ""])
     return files
 
 

@@ -18,7 +18,7 @@ def items(seed: int = 0, num_items: int = 120) -> Annotated:
     y = rng.integers(CATEGORIES, size=num_items)
     centres = np.array([[0.0, 2.0], [2.0, -1.0], [-2.0, -1.0]])
     x = (centres[y] + rng.normal(size=(num_items, 2))).astype(np.float32)
-    return Annotated(x, y, classes=range(CATEGORIES))
+    return Annotated(x, y, np.empty((num_items, 0), np.int32), classes=range(CATEGORIES), annotators=())
 
 
 def annotated(rates: Any = (0.1, 0.1, 0.4), *, missing: float = 0.5, seed: int = 0, num_items: int = 120) -> Annotated:
@@ -30,4 +30,4 @@ def annotated(rates: Any = (0.1, 0.1, 0.4), *, missing: float = 0.5, seed: int =
 
 def deferral_file(path: str = "data.npz") -> None:
     """Write annotated items, in a part to learn from and a part to test on."""
-    write_npz(path, *split(annotated(), 0.3, seed=0))
+    write_npz(path, *split(annotated(num_items=240), 0.3, seed=0))
