@@ -34,7 +34,7 @@ test: lint  ## lint, tests: some 12 minutes on two cores
 exhaustive: setup  ## every test there is: some 25 minutes
 	$(RUN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-docs: setup  ## the documentation with the notebooks' results, into build/docs/html: some NN minutes
+docs: setup  ## the documentation with the notebooks' results, into build/docs/html: some six minutes
 	$(SPHINX) -D nb_execution_mode=force docs build/docs/html
 
 docs-quick: setup  ## the same without running notebooks

@@ -11,6 +11,7 @@ from docutils import nodes
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # diagrams are drawn with five items
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # of tqdm, at the head of every notebook
 
 import diagrams  # noqa: E402
 import reference  # noqa: E402
@@ -51,7 +52,6 @@ nb_execution_mode = "off"
 nb_execution_timeout = 3600
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_output_stderr = "remove-warn"
 nb_merge_streams = True
 
 

@@ -13,7 +13,8 @@ REWRITES = {  # of LaTeX that docutils does not know
     r"(begin|end)\{(?:align|gather|equation)\*?\}": r"\1{aligned}",
     r"&\s*(\\sim|=|\\propto|\\approx|\\le|\\ge)": r"&{} \1",  # a sign between two sides, and not before one
     # Scripts of an accented letter stand beside it.
-    r"(\\(?:bar|hat|tilde|vec|widehat|widetilde)(?:\{\\?\w+\}|\s+\\?\w+))(?=[_^])": r"{\1}",
+    r"(\\(?:bar|hat|tilde|vec|widehat|widetilde)(?:\{\\?\w+\}|\s+\\?\w+))(?=[_^])": r"{\1{}}",
+    r"\\(?:text|display)style\b\s*": "",
     r"\\dots\b": r"\\ldots",
     r"\\[bB]igg?[lrm]?\s*/": "/",
     r"\\argm(ax|in)\b": r"\\arg\\m\1",
