@@ -55,7 +55,7 @@ def one_stage(
     :func:`~pl2d_ppl.baselines.two_stage.two_stage`, this does not look at whether the classifier is right.
 
     Coverage is not steered in training, as nobody's workload is in the loss: there is one system, not a curve.
-    :meth:`~pl2d_ppl.inference.result.FitResult.offsets` can still shift its decisions afterwards.
+    :meth:`~pl2d_ppl.deferral.deferral.Deferral.bounded` can still shift its decisions afterwards.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, without the AI); factors ``categories`` and ``deferral``;
     deterministic ``gate_logits`` (N, M+1), which are [d, max l], so that their argmax decides, and ``ai_logits``

@@ -39,7 +39,7 @@ def two_stage(
     nothing can be drawn from it. There is no latent site: fit it with :func:`~pl2d_ppl.engine.guide_tools.no_guide`. A
     missing annotation gives no term, and neither does a wrong one: those who annotate little are asked too seldom, as
     by :func:`~pl2d_ppl.baselines.naive_l2d.naive_l2d`. Coverage is not steered in training;
-    :meth:`~pl2d_ppl.inference.result.FitResult.offsets` can shift decisions afterwards.
+    :meth:`~pl2d_ppl.deferral.deferral.Deferral.bounded` can shift decisions afterwards.
 
     The two stages are those of a Frozen classifier, trained before. Another one is trained along with the gate, by its
     own cross-entropy, and the gate follows what it gets right meanwhile.

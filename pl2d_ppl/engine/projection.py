@@ -80,9 +80,9 @@ def project(
     Parameters
     ----------
     log_q : Array, shape (N, K)
-        Log-probabilities of the rows, normalised; see :func:`log_floor`.
+        Log-probabilities of the rows, normalised; see ``log_floor``.
     lower, upper : Array, shape (K,)
-        Bounds on the mean, feasible; see :func:`check_bounds`. They may be traced.
+        Bounds on the mean, feasible; see :func:`~pl2d_ppl.checks.bounds.check_bounds`. They may be traced.
     weights : Array, shape (N,), optional
         Weights of the rows in the mean; by default equal.
     start : Array, shape (K,), optional

@@ -23,7 +23,8 @@ class ImageFolder:
     Parameters
     ----------
     paths : iterable of path-like
-        The files, one an item. Whether they are there is seen when they are read; see :func:`check_images`.
+        The files, one an item. Whether they are there is seen when they are read; see
+        :func:`~pl2d_ppl.data.check_images`.
     root : path-like, optional
         Folder that relative paths start from; by default the working folder.
     mode : {"RGB", "L"}

@@ -37,7 +37,7 @@ class TableFile:
     names : tuple of str
         The columns that have a name, as written.
     notes : dict
-        What :func:`~pl2d_ppl.data.tables.reading.write_table` noted down in a Parquet file; empty elsewhere.
+        What :func:`~pl2d_ppl.data.tables.writing.write_table` noted down in a Parquet file; empty elsewhere.
     """
 
     path: Path
