@@ -9,7 +9,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.handlers import mask, seed, trace
-from oracles import enumerate_prob_l2d, lda_elbo, lda_mean_field, mean_field_elbo, mean_field_fixed_point
+from oracles.lda import lda_elbo, lda_mean_field
+from oracles.prob_l2d import enumerate_prob_l2d, mean_field_elbo, mean_field_fixed_point
 from programs import random_l2d, table_model
 from scipy.special import log_softmax
 

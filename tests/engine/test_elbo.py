@@ -15,7 +15,7 @@ from numpyro.contrib.module import nnx_module, random_nnx_module
 from numpyro.handlers import block, mask, seed, trace
 from numpyro.infer import SVI, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoNormal
-from oracles import prob_l2d_closed_form
+from oracles.prob_l2d import prob_l2d_closed_form
 from programs import ENUMERATE, given_params, mlp_model, random_batch, random_l2d, table_model, tree_allclose
 
 from pl2d_ppl.distributions.answers import label_channel

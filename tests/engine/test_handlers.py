@@ -11,7 +11,7 @@ import optax
 import pytest
 from numpyro.handlers import seed, trace
 from numpyro.infer import SVI, Predictive
-from oracles import project_reference
+from oracles.projection import project_reference
 from programs import given_params, mlp_model, random_batch, random_l2d, table_model
 
 from pl2d_ppl.engine.elbo import EnumELBO

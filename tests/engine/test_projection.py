@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import PROBLEM_KINDS, mean_kl, project_reference, random_problem
+from oracles.projection import mean_kl, project_reference
+from oracles.workload_problems import PROBLEM_KINDS, random_problem
 from scipy.special import log_softmax
 
 from pl2d_ppl.checks.bounds import check_bounds

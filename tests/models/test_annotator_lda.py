@@ -12,7 +12,7 @@ from flax import nnx
 from numpyro.handlers import block, seed, trace
 from numpyro.infer import SVI, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoDelta
-from oracles import lda_elbo, lda_log_evidence, lda_mean_field
+from oracles.lda import lda_elbo, lda_log_evidence, lda_mean_field
 from programs import Table, table, tree_allclose
 from scipy.special import gammaln, log_softmax
 from scipy.stats import gamma

@@ -14,7 +14,7 @@ import pytest
 from numpyro.handlers import block, seed, trace
 from numpyro.infer import SVI, TraceEnum_ELBO, init_to_mean, init_to_value
 from numpyro.infer.autoguide import AutoDelta
-from oracles import lda_log_evidence
+from oracles.lda import lda_log_evidence
 from programs import Table, table
 from scipy.special import expit, softmax
 from scipy.stats import chisquare, multinomial, norm

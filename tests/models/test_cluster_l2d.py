@@ -15,7 +15,10 @@ from flax import nnx
 from numpyro.handlers import mask, seed
 from numpyro.infer import SVI, TraceEnum_ELBO
 from numpyro.ops.indexing import Vindex
-from oracles import brute_force, enumerate_cluster_l2d, label_channel, project_joint_cvxpy
+from oracles.cluster_l2d import enumerate_cluster_l2d
+from oracles.discrete import brute_force
+from oracles.prob_l2d import label_channel
+from oracles.projection import project_joint_cvxpy
 from programs import ENUMERATE, Table, table, table_model, tree_allclose
 from scipy.special import log_softmax, softmax, xlogy
 from scipy.stats import chisquare
