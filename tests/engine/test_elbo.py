@@ -362,7 +362,8 @@ def test_priors_on_weights_with_a_guide_of_their_own(auto, guide):
     assert np.isfinite(loss)
 
 
-@pytest.mark.parametrize("family", ["mean_field", pytest.param("exact", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("family", ["mean_field", "exact"])
 def test_a_subsampled_plate_gives_the_same_q_and_a_scaled_bound(family):
     params, data = case(4)
     whole, _ = loss_and_gradient(params, data, OURS, FAMILIES[family])

@@ -21,7 +21,6 @@ from cases.annotator_lda import (
     random_votes,
     run,
 )
-from cases.compilations import programs
 from flax import nnx
 from numpyro.handlers import seed, trace
 from numpyro.infer import TraceEnum_ELBO
@@ -50,29 +49,6 @@ def batched():
 
 
 @pytest.mark.slow
-def test_runs_of_a_batch_equal_single_runs():
-    result = batched()
-    singles = [run(KEYS[i], MODEL, GUIDE, random_data(), arguments={"alpha": ALPHAS[i]}) for i in range(3)]
-    for i, single in enumerate(singles):
-        one = result.run(i)
-        np.testing.assert_allclose(single.history["loss"], result.history["loss"][:, i], rtol=1e-5)
-        tree_allclose(single.params, one.params, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(one.leaves[0], single.leaves[0])
-        assert one.compiled is single.compiled  # one compilation of all single runs
-    assert np.ptp(result.history["loss"][-1]) > 1e-3  # the runs differ
-
-
-@pytest.mark.slow
-def test_another_alpha_is_not_another_compilation(compiled):
-    result = batched()
-    compiled.clear()
-    other = run(KEYS, MODEL, GUIDE, random_data(), arguments={"alpha": PerRun(2.0 * ALPHAS)})
-    assert other.compiled is result.compiled
-    assert not programs(compiled)
-    assert np.all(other.history["loss"] != result.history["loss"])
-
-
-@pytest.mark.slow
 def test_runs_may_share_an_alpha():
     shared = run(KEYS[:2], MODEL, GUIDE, random_data(), arguments={"alpha": [5, 5]})  # integers are as good
     np.testing.assert_allclose(shared.history["loss"][:, 0], batched().history["loss"][:, 0], rtol=1e-5)
@@ -97,16 +73,6 @@ def test_a_cluster_that_is_switched_off():
     np.testing.assert_allclose(found.history["loss"][:, 0], expected.history["loss"], atol=2e-3)
     assert np.abs(on[2] - weights[2]).max() > 0.02
     assert np.abs(found.history["loss"][:, 1] - expected.history["loss"]).max() > 0.01
-
-
-@pytest.mark.slow
-def test_outputs_are_normalised():
-    result, x = batched(), random_data()["x"]
-    logits = result.outputs(x, batch_size=4)["cluster_logits"]
-    assert logits.shape == (3, 1, 10, 2, 3)
-    np.testing.assert_allclose(np.exp(logits).sum(-1), 1.0, rtol=1e-5)
-    one = result.run(1).outputs(x)["cluster_logits"]
-    np.testing.assert_allclose(one, logits[1], atol=1e-5)
 
 
 @pytest.mark.slow

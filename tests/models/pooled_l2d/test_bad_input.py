@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from cases.compilations import programs
-from cases.pooled_l2d import AI, DATA, KEY, NAMES, NEW, ONE_EACH, OPTIMIZER, X, by_hand, guide_of, run
+from cases.pooled_l2d import AI, DATA, KEY, NAMES, NEW, ONE_EACH, OPTIMIZER, X, by_hand, guide_of
 from programs import Table
 
 from pl2d_ppl import fit
@@ -105,9 +105,3 @@ def test_bad_networks(compiled, name, shape, message):
 )
 def test_bad_labels(compiled, labels, message):
     refused(compiled, message, NEW | labels, membership=ONE_EACH, classifier=AI)
-
-
-@pytest.mark.slow
-def test_labels_beyond_the_categories():
-    with pytest.raises(ValueError, match=r"labels in -1..2, .* in data\['annotations'\], found 3"):
-        run(DATA | {"annotations": DATA["annotations"] + 1})

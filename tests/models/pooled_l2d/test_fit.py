@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from cases.compilations import programs
 from cases.pooled_l2d import (
     AI,
     CATEGORIES,
@@ -26,7 +25,6 @@ from cases.pooled_l2d import (
     draws_of,
     fitted,
     guide_of,
-    hard,
     latent_sites,
     p_right,
     run,
@@ -72,16 +70,6 @@ def test_a_fit_does_not_depend_on_those_before():
     np.testing.assert_array_equal(again.params["person_decentered_loc"], fitted().params["person_decentered_loc"])
     other = run(DATA, key=jax.random.key(9))
     np.testing.assert_allclose(p_right(draws_of(other)).mean((0, 1)), p_right(crowd()).mean((0, 1)), atol=0.03)
-
-
-@pytest.mark.slow
-def test_another_membership_is_not_another_compilation(compiled):
-    fitted()
-    compiled.clear()
-    other = run(DATA, hard(*(1 - person.cluster for person in CROWD)), epochs=2)
-    soft = run(DATA, np.full((2, 8), 0.5), epochs=2)
-    assert not programs(compiled)
-    assert abs(other.history["loss"][-1] - soft.history["loss"][-1]) > 1e-3
 
 
 @pytest.mark.slow
