@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from numpyro.handlers import seed, trace
 from numpyro.infer.util import log_density
-from oracles import prob_l2d_closed_form
+from oracles.prob_l2d import prob_l2d_closed_form
 from programs import Table, random_l2d
 from scipy.special import expit, logit, logsumexp, softmax
 

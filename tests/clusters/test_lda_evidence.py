@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import lda_log_evidence
+from oracles.lda import lda_log_evidence
 from scipy.special import gammaln, log_softmax, logsumexp, roots_jacobi
 
 from pl2d_ppl.clusters.lda_evidence import evidence_states, lda_evidence

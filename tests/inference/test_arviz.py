@@ -19,7 +19,8 @@ from flax import nnx
 from numpyro.contrib.module import nnx_module, random_nnx_module
 from numpyro.handlers import block
 from numpyro.infer.autoguide import AutoDelta, AutoNormal
-from oracles import enumerate_prob_l2d, project_reference
+from oracles.prob_l2d import enumerate_prob_l2d
+from oracles.projection import project_reference
 from programs import mlp_model, random_batch, random_l2d, table_model
 from scipy.special import log_softmax, logsumexp
 

@@ -16,7 +16,8 @@ from numpyro.contrib.module import nnx_module, random_nnx_module
 from numpyro.handlers import block, mask
 from numpyro.infer import SVI, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoNormal
-from oracles import prob_l2d_closed_form, project_reference
+from oracles.prob_l2d import prob_l2d_closed_form
+from oracles.projection import project_reference
 from programs import ENUMERATE, mlp_model
 from scipy.special import log_softmax, softmax
 

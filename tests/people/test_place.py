@@ -18,7 +18,7 @@ import xarray as xr
 from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask, seed
 from numpyro.infer import Predictive
-from oracles import lda_mean_field
+from oracles.lda import lda_mean_field
 from scipy.special import betaln, expit, log_expit, log_softmax, softmax
 
 from pl2d_ppl.baselines.average_dirichlet import average_dirichlet
