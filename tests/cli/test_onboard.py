@@ -1,359 +1,26 @@
-"""Onboarding: who annotates, is replaced and decides, against direct computation; and the command around it."""
+"""``pl2d onboard``: a report over seeds, and what it says when something is wrong."""
 
 import itertools
 import json
 import re
 import warnings
-from functools import cache
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
-from scipy.special import softmax
+from cases.onboarding import CATEGORIES, ITEMS, KEY, LISTS, SLOW, STAFF, TEST, fake_row, make_firm, plain, some_options
 from typer.testing import CliRunner
 
-from pl2d_ppl import MLP, Annotated, Membership
+from pl2d_ppl import Membership
 from pl2d_ppl.cli.app import app
-from pl2d_ppl.deferral.deferral import Deferral
-from pl2d_ppl.experiments.curve import evaluate_curve
-from pl2d_ppl.experiments.methods import METHODS
-from pl2d_ppl.experiments.onboarding.firm import Firm, replaced_people, reserved_items, set_up_firm
-from pl2d_ppl.experiments.onboarding.methods import onboard_methods
+from pl2d_ppl.experiments.onboarding.firm import set_up_firm
 from pl2d_ppl.experiments.onboarding.options import OnboardingOptions
 from pl2d_ppl.experiments.onboarding.seeds import draw_report, people_labels
-from pl2d_ppl.experiments.onboarding.workplace import annotated_items, open_workplace
-from pl2d_ppl.experiments.plots import plot_onboarding
-from pl2d_ppl.inference.schedule import Schedule
-from pl2d_ppl.networks import Frozen
-
-KEY = jax.random.key(0)
-SLOW = pytest.mark.slow
-ITEMS, TRAINING, CATEGORIES, STAFF = 80, 30, 3, 6
-TEST = ITEMS // 4
-
-
-def some_options(**changes):
-    return OnboardingOptions(
-        **{"methods": ("two-stage",), "schedule": Schedule(steps=4), "gate_hidden": (8,), **changes}
-    )
-
-
-@cache
-def network(num_inputs=2):
-    return Frozen.of(MLP(num_inputs, (4,), CATEGORIES, rngs=nnx.Rngs(0)))
-
-
-def make_firm(people=STAFF, replaced=0.0, num_rates=3, num_items=ITEMS):
-    """Items whose first feature is their number; people who answer at random; no clusters."""
-    rng = np.random.default_rng(0)
-    groups = np.sort(np.arange(people) % num_rates)
-    groups = np.concatenate([groups, groups[replaced_people(groups, replaced)]])
-    x = np.column_stack([np.arange(num_items), rng.standard_normal(num_items)]).astype(np.float32)
-    said = rng.integers(0, CATEGORIES, (num_items, len(groups))).astype(np.int32)
-    y = (np.arange(num_items) % CATEGORIES).astype(np.int32)
-    return Firm(x, y, groups, said, CATEGORIES, TRAINING, network(), None)
-
-
-# --- Who is replaced, and who annotates what ----------------------------------------------------------------
-
-
-def test_who_is_replaced_is_spread_evenly_over_groups():
-    for sizes in itertools.product((1, 2, 3, 5), repeat=3):
-        groups = np.repeat(np.arange(3), sizes)
-        for share in (0.0, 0.2, 1 / 3, 0.5, 0.8, 1.0):
-            chosen = replaced_people(groups, share)
-            assert len(set(chosen.tolist())) == len(chosen) == round(share * len(groups))
-            assert sorted(chosen) == chosen.tolist()
-            counts = np.bincount(groups[chosen], minlength=3)
-            for few, many in itertools.permutations(range(3), 2):  # a group of which all are chosen has no more
-                assert counts[many] - counts[few] <= 1 or counts[few] == sizes[few], (sizes, share)
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_everybody_annotates_as_many_items(own):
-    chosen = annotated_items(KEY, 40, 5, 7, own)
-    assert chosen.shape == (40, 5)
-    np.testing.assert_array_equal(chosen.sum(0), 7)
-    alike = [np.array_equal(chosen[:, 0], chosen[:, m]) for m in range(1, 5)]
-    assert not any(alike) if own else all(alike)
-    more = annotated_items(KEY, 40, 5, 12, own)
-    assert (more | ~chosen).all()  # more context items add to fewer
-    assert annotated_items(KEY, 40, 5, 40, own).all()
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_every_item_is_as_likely_to_be_annotated(own):
-    keys = jax.random.split(jax.random.key(1), 60)
-    shares = np.mean([annotated_items(key, 10, 2, 3, own) for key in keys], 0)
-    np.testing.assert_allclose(shares, 0.3, atol=4 * np.sqrt(0.3 * 0.7 / 60))
-
-
-# --- Firm and workplace -------------------------------------------------------------------------------------
-
-
-def numbers(data):
-    """Which items of a firm a part has."""
-    return data.x[:, 0].astype(int)
-
-
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("replaced", [0.0, 0.5, 1.0])
-def test_known_people_annotate_items_that_are_for_nothing_else(own, replaced):
-    firm = make_firm(replaced=replaced)
-    place = open_workplace(KEY, firm, some_options(own_items=own, replaced=replaced), 9)
-    columns = [(place.staff, slice(0, STAFF))]
-    if replaced:
-        columns.append((place.newcomers, slice(STAFF, None)))
-    else:
-        assert place.newcomers is None
-    for part, people in columns:
-        items, given = numbers(part), part.annotations >= 0
-        assert TRAINING <= items.min() <= items.max() < ITEMS - TEST
-        assert len(set(items)) == len(items)
-        np.testing.assert_array_equal(given.sum(0), 9)
-        assert given.any(1).all()
-        assert own or given.all()
-        np.testing.assert_array_equal(part.annotations[given], firm.annotations[items, people][given])
-        np.testing.assert_array_equal(part.y, firm.y[items])
-        assert items.max() < ITEMS - TEST - len(place.unlabelled)
-    np.testing.assert_array_equal(place.unlabelled[:, 0], range(ITEMS - TEST - ITEMS // 8, ITEMS - TEST))
-    np.testing.assert_array_equal(numbers(place.test), range(ITEMS - TEST, ITEMS))
-    np.testing.assert_array_equal(place.test.annotations, firm.annotations[-TEST:])
-    np.testing.assert_array_equal(place.test.y, firm.y[-TEST:])
-
-
-@pytest.mark.parametrize(("replaced", "gone"), [(0.0, []), (1 / 3, [0, 2]), (0.5, [0, 2, 4]), (1.0, range(STAFF))])
-def test_newcomers_are_present_and_leavers_absent(replaced, gone):
-    firm = make_firm(replaced=replaced)  # groups 0 0 1 1 2 2, and those of the newcomers
-    place = open_workplace(KEY, firm, some_options(replaced=replaced), 5)
-    names = [f"person {m}" for m in range(STAFF + len(gone))]
-    assert place.staff.annotators == tuple(names[:STAFF])
-    assert (place.newcomers.annotators if gone else ()) == tuple(names[STAFF:])
-    assert place.test.annotators == tuple(names)
-    assert place.present == tuple(name for m, name in enumerate(names) if m not in gone)
-    present = [names.index(name) for name in place.present]
-    np.testing.assert_array_equal(np.sort(firm.groups[present]), np.sort(firm.groups[:STAFF]))  # as many of each
-
-
-def test_more_context_items_than_there_are_left_are_refused():
-    with pytest.raises(ValueError, match="at most 20 context items, which are left, found 31"):
-        open_workplace(KEY, make_firm(), some_options(), 31)
-
-
-@pytest.mark.parametrize("replaced", [0.0, 0.5])
-def test_a_gate_that_sees_confidence_leaves_the_ai_as_it_is(replaced):
-    firm = make_firm(replaced=replaced)
-    x = np.random.default_rng(1).standard_normal((ITEMS, 2)).astype(np.float32)
-    firm = firm._replace(x=x)
-    settings = some_options(gate_input="features+confidence", replaced=replaced)
-    place, plain = (open_workplace(KEY, firm, o, 20) for o in (settings, some_options(replaced=replaced)))
-    logits = np.asarray(firm.classifier(x), float)
-    odds = softmax(logits, -1).max(-1)
-    odds = np.log(odds / (1 - odds))
-    known = odds[:TRAINING]
-    expected = dict(zip(map(tuple, x), (odds - known.mean()) / known.std(), strict=True))
-    for part, without in [(place.staff, plain.staff), (place.test, plain.test), (place.newcomers, plain.newcomers)]:
-        if part is None:
-            assert not replaced
-            continue
-        assert part.x.shape[1] == 3
-        np.testing.assert_array_equal(part.x[:, :2], without.x)
-        np.testing.assert_allclose(part.x[:, 2], [expected[tuple(row)] for row in without.x], atol=1e-4)
-        np.testing.assert_array_equal(place.classifier(part.x), firm.classifier(without.x))
-        np.testing.assert_array_equal(part.annotations, without.annotations)
-    assert plain.classifier is firm.classifier
-
-
-class Trained(NamedTuple):
-    """Items that the AI, and the clusters, were trained on."""
-
-    ai: list
-    clusters: list
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """Nothing is trained."""
-    seen = Trained([], [])
-
-    def classifier(key, x, y, num_categories, **settings):
-        seen.ai.append((x, y))
-        return network(x.shape[1])
-
-    def clusters(key, x, counts, num_clusters, **settings):
-        seen.clusters.append((x, counts))
-        return [None]
-
-    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.firm.train_classifier", classifier)
-    monkeypatch.setattr("pl2d_ppl.experiments.onboarding.firm.fit_clusters", clusters)
-    return seen
-
-
-def test_nobody_decides_on_items_that_anything_was_trained_on(trained):
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((120, 4)) * 5 + 3, rng.integers(0, CATEGORIES, 120)
-    settings = some_options(methods=("two-stage", "cluster-soft"), replaced=0.5)
-    firm = set_up_firm(KEY, x, y, CATEGORIES, settings, reserved=20)
-    assert firm.num_training == 120 - 30 - 15 - 20
-    place = open_workplace(KEY, firm, settings, 20)
-    ((ai_x, ai_y),), ((cluster_x, counts),) = trained
-    parts = [set(map(tuple, part)) for part in (ai_x, place.staff.x, place.unlabelled, place.test.x)]
-    assert list(map(len, parts)) == [55, 20, 15, 30]
-    assert not any(a & b for a, b in itertools.combinations(parts, 2))
-    np.testing.assert_array_equal(cluster_x, ai_x)
-    np.testing.assert_allclose(ai_x.mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(ai_x.std(0), 1, atol=1e-5)
-    # All are items of the data, with their truth.
-    place_in_data = np.empty(120, int)
-    place_in_data[firm.x[:, 1].argsort()] = x[:, 1].argsort()
-    correlation = [np.corrcoef(firm.x[:, d], x[place_in_data, d])[0, 1] for d in range(4)]
-    np.testing.assert_allclose(correlation, 1)
-    np.testing.assert_array_equal(firm.y, y[place_in_data])
-    np.testing.assert_array_equal(ai_y, firm.y[:55])
-    # The votes are those of the staff, of whom some will leave, and not of newcomers.
-    votes = (firm.annotations[:55, :STAFF, None] == np.arange(CATEGORIES)).sum(1)
-    np.testing.assert_array_equal(counts, votes)
-
-
-def test_newcomers_are_of_the_groups_of_those_who_leave(trained):
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((4000, 2)), rng.integers(0, CATEGORIES, 4000)
-    settings = some_options(people=4, rates=(0.2, 0.6), replaced=0.5)
-    firm = set_up_firm(KEY, x, y, CATEGORIES, settings, reserved=20)
-    assert firm.groups.tolist() == [0, 0, 1, 1, 0, 1]
-    errors = (firm.annotations != firm.y[:, None]).mean(0)
-    np.testing.assert_allclose(errors, np.array([0.2, 0.6])[firm.groups], atol=0.04)
-    alone = set_up_firm(KEY, x, y, CATEGORIES, some_options(people=4, rates=(0.2, 0.6)), reserved=20)
-    np.testing.assert_array_equal(alone.annotations, firm.annotations[:, :4])
-
-
-def test_too_few_items_are_told():
-    x, y = np.zeros((100, 2)), np.arange(100) % CATEGORIES
-    with pytest.raises(ValueError, match="51 to annotate, 12 without labels and 25 to test, found 12"):
-        set_up_firm(KEY, x, y, CATEGORIES, some_options(), reserved=51)
-
-
-# --- Evaluation with a staff --------------------------------------------------------------------------------
-
-
-class Given:
-    """A method whose gate over a, b, c and the AI, and the AI's probabilities, are what it sees."""
-
-    steered = False
-
-    def defer(self, x):
-        x = np.asarray(x, float)
-        return [Deferral.of(x[:, :4], x[:, 4:], people=("a", "b", "c"))]
-
-    def join(self, rng_key, data, membership):
-        return self
-
-
-def given_items(seed, num_items=40):
-    """Items of which each knows its gate, annotated by those whom the method knows and by z, whom it does not."""
-    rng = np.random.default_rng(seed)
-    x = np.column_stack([rng.dirichlet(np.ones(4), num_items), rng.dirichlet(np.ones(3), num_items)])
-    said, y = rng.integers(0, 3, (num_items, 4)), rng.integers(0, 3, num_items)
-    said[rng.random(said.shape) < 0.2], y[:3] = -1, -1
-    return Annotated(x, y, said, classes=("0", "1", "2"), annotators=("z", "c", "a", "b"))
-
-
-def judged(decision, data):
-    """Accuracy of decisions by names, AI for the AI, item by item."""
-    found = []
-    for who, x, said, y in zip(decision, data.x, data.annotations, data.y, strict=True):
-        label = x[4:].argmax() if who == "AI" else said[data.annotators.index(who)]
-        if label >= 0 and y >= 0:
-            found.append(label == y)
-    return np.mean(found)
-
-
-def test_plain_decisions_are_among_those_present():
-    data = given_items(0)
-    for staff in (("c", "z", "a"), None):
-        row = evaluate_curve(Given(), data.x, data, (0.0, 0.5), staff=staff)
-        columns = [i for i, name in enumerate("abc") if staff is None or name in staff] + [3]
-        names = np.array(["a", "b", "c", "AI"])[columns]
-        decision = names[data.x[:, columns].argmax(1)]
-        shares = [np.mean(decision == name) for name in ("a", "b", "c", "AI")]
-        for i in range(2):  # one fit, whatever the target
-            np.testing.assert_allclose(row["workload"][i], shares)
-            assert row["coverage"][i] == pytest.approx(shares[-1])
-            assert row["accuracy"][i] == pytest.approx(judged(decision, data))
-        assert row["ai_accuracy"] == pytest.approx(judged(["AI"] * 40, data))
-        best = max(judged([name] * 40, data) for name in (staff or data.annotators))
-        heights = [best, row["accuracy"][0], row["ai_accuracy"]]
-        assert row["area"] == pytest.approx(100 * np.trapezoid(heights, [0, shares[-1], 1]))
-
-
-def test_offsets_meet_the_coverage_with_whom_there_is():
-    """Of one person and the AI, the AI decides the items on which it is favoured most."""
-    data, other = given_items(0), given_items(1)
-    margins, others = (np.log(d.x[:, 3].astype(float) / d.x[:, 2]) for d in (data, other))
-    coverages = (0.0, 0.25, 0.5, 0.9, 1.0)
-    row, apart = (evaluate_curve(Given(), x, data, coverages, staff=("z", "c"), rng_key=KEY) for x in (data.x, other.x))
-    for i, coverage in enumerate(coverages):
-        most = round(40 * coverage)
-        decision = np.full(40, "c ")
-        decision[margins.argsort()[40 - most :]] = "AI"
-        decision = np.char.strip(decision)
-        assert row["coverage_offset"][i] == pytest.approx(coverage)
-        assert row["accuracy_offset"][i] == pytest.approx(judged(decision, data))
-        assert row["accuracy_drawn"][i] == pytest.approx(row["accuracy_offset"][i])
-        # Offsets of other items lie between the margins of two of them.
-        bounds = np.concatenate([[np.inf], np.sort(others)[::-1], [-np.inf]])[[most, most + 1]]
-        least, largest = (margins > bounds[0]).mean(), (margins > bounds[1]).mean()
-        assert least <= apart["coverage_offset"][i] <= largest
-
-
-def test_a_staff_of_nobody_known_leaves_all_to_the_ai():
-    data = given_items(0)
-    row = evaluate_curve(Given(), data.x, data, (0.0, 0.5, 1.0), staff=("z",), rng_key=KEY)
-    right = judged(["AI"] * 40, data)
-    for suffix in ("", "_offset"):
-        assert row[f"coverage{suffix}"] == [1.0, 1.0, 1.0]
-        np.testing.assert_allclose(row[f"accuracy{suffix}"], right)
-        np.testing.assert_allclose(row[f"workload{suffix}"], [[0, 0, 0, 1]] * 3)
-        assert row[f"area{suffix}"] == pytest.approx(100 * right)
-    np.testing.assert_allclose(row["accuracy_drawn"], right)
-
-
-@SLOW
-def test_clusters_take_newcomers_and_gates_over_persons_do_not():
-    firm = make_firm(replaced=0.5)
-    members = np.eye(3)[firm.groups].T
-    settings = some_options(methods=("two-stage", "cluster-soft", "l2d-pop"), coverages=(0.0, 1.0), replaced=0.5)
-    place = open_workplace(KEY, firm, settings, 20)
-    place = place._replace(staff_membership=members[:, :STAFF], newcomer_membership=members[:, STAFF:])
-    done = []
-    rows = onboard_methods(KEY, place, settings, on_method=lambda: done.append(1))
-    assert list(rows) == list(settings.methods)
-    assert len(done) == 3
-    workloads = {name: np.array(row["workload_offset"]) for name, row in rows.items()}
-    assert {name: w.shape for name, w in workloads.items()} == {
-        "two-stage": (2, STAFF + 1),
-        "cluster-soft": (2, STAFF + 4),
-        "l2d-pop": (2, STAFF + 4),
-    }
-    for name, workload in workloads.items():
-        np.testing.assert_allclose(workload.sum(1), 1, err_msg=name)
-        np.testing.assert_array_equal(workload[:, [0, 2, 4]], 0, err_msg=name)  # those who left
-    soft = workloads["cluster-soft"][0]
-    np.testing.assert_allclose(soft[[1, 3, 5]], soft[[6, 7, 8]])  # one who stayed and one newcomer in each cluster
-
-
-# --- The command --------------------------------------------------------------------------------------------
+from pl2d_ppl.experiments.onboarding.workplace import open_workplace
 
 
 def pl2d(*args):
     return CliRunner().invoke(app, ["onboard", *map(str, args)])
-
-
-def plain(text):
-    """Text without colours and frames, its words separated by one blank."""
-    return re.sub(r"[\s│╭╮╰╯─]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
 
 
 def read(folder):
@@ -361,17 +28,6 @@ def read(folder):
 
 
 TINY = ["--methods", "two-stage,cluster-hard", "--context", "20,10", "--coverages", "0,1", "--seeds", "2"]
-LISTS = ("coverage", "accuracy", "judged", "workload")
-
-
-def fake_row(key, method, number, coverages):
-    """In the place of an evaluation: numbers that tell seed, method and context items apart."""
-    value = 0.5 + 0.3 * float(jax.random.uniform(key)) + 0.05 * METHODS.index(method) / 10 + number / 1000
-    columns = {name: [value] * len(coverages) for name in LISTS}
-    columns["coverage"] = list(coverages)
-    both = {f"{name}{suffix}": column for name, column in columns.items() for suffix in ("", "_offset")}
-    alone = {"ai_accuracy": 0.5, "expert_accuracy": [0.5] * STAFF, "accuracy_drawn": columns["accuracy"]}
-    return {**both, **alone, "area": 100 * value - 1, "area_offset": 100 * value}
 
 
 class Fake(NamedTuple):
@@ -637,12 +293,6 @@ def test_own_items_are_shared_where_there_are_too_few(tmp_path, fake, trained):
     assert firm.num_training == ITEMS // 4
 
 
-def test_own_items_are_half_of_all_at_most():
-    settings = some_options(own_items=True, people=100)
-    assert reserved_items(60_000, 1000, settings) == 30_000
-    assert reserved_items(60_000, 100, settings) == 10_000
-
-
 def test_more_context_items_than_there_can_be_are_refused_before_anything(tmp_path, fake):
     path = file_of(tmp_path / "data.npz")
     most = ITEMS - ITEMS // 4 - ITEMS // 4 - ITEMS // 8
@@ -759,60 +409,6 @@ def test_an_unwritable_folder_is_refused_before_training(tmp_path, fake):
         refused(pl2d("--out", out), "Expected")
     assert fake.firms == []
     assert (tmp_path / "file").read_text() == "kept"
-
-
-# --- The picture --------------------------------------------------------------------------------------------
-
-
-def make_report(methods=METHODS, contexts=("10", "20"), seeds=2):
-    rows = [
-        [fake_row(jax.random.key(s), m, int(c), (0.0, 0.5, 1.0)) for s in range(seeds)]
-        for c in contexts
-        for m in methods
-    ]
-    columns = [{name: [row[name] for row in over_seeds] for name in over_seeds[0]} for over_seeds in rows]
-    n = len(methods)
-    results = {c: dict(zip(methods, columns[i * n : (i + 1) * n], strict=True)) for i, c in enumerate(contexts)}
-    return {"results": results, "alone": {"ai": [0.8, 0.9][:seeds], "best_person": [0.7, 0.9][:seeds]}}
-
-
-def test_the_picture_has_a_panel_for_every_number_of_context_items():
-    report = make_report()
-    figure = plot_onboarding(report)
-    assert [ax.get_title() for ax in figure.axes] == ["10 context items", "20 context items"]
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    labels = [text.get_text() for text in legend.get_texts()]
-    for label, method in zip(labels, METHODS, strict=False):
-        areas = ", ".join(f"{np.mean(report['results'][c][method]['area_offset']):.1f}" for c in ("10", "20"))
-        assert label == f"{method} ({areas})"
-    assert labels[len(METHODS) :] == ["AI alone", "best person alone"]
-    assert legend.get_window_extent().x0 >= figure.axes[-1].get_window_extent().x1  # beside, not on, the curves
-    for ax in figure.axes:
-        means = [line for line in ax.lines if line.get_marker() not in ("None", None)]
-        assert len(means) == len(METHODS)
-        assert len({(line.get_color(), line.get_marker()) for line in means}) == len(METHODS)
-        assert len({line.get_color() for line in means}) == len(METHODS)
-        assert len({line.get_marker() for line in means}) == len(METHODS)
-        assert len(ax.lines) == 3 * len(METHODS) + 2
-        np.testing.assert_allclose([line.get_ydata()[0] for line in ax.lines[-2:]], [0.85, 0.8])
-    drawn = figure.axes[1].lines[2].get_xydata()  # of the first method, after its two seeds
-    row = report["results"]["20"][METHODS[0]]
-    np.testing.assert_allclose(drawn, np.stack([np.mean(row[k], 0) for k in ("coverage_offset", "accuracy_offset")], 1))
-
-
-def test_gaps_of_a_report_that_was_read_are_left_out_of_the_picture():
-    report = make_report(("naive",), ("10",))
-    report["results"]["10"]["naive"]["accuracy_offset"][0][1] = None
-    alone = report["results"]["10"]["naive"]["accuracy_offset"][1][1]
-    report["results"]["10"]["naive"]["area_offset"][0] = None
-    figure = plot_onboarding(report)
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert figure.axes[0].lines[2].get_ydata()[1] == alone  # the mean is over the other seed
-    assert labels[0] == f"naive ({report['results']['10']['naive']['area_offset'][1]:.1f})"
-
-
-# --- The whole of it ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.exhaustive
