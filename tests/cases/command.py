@@ -1,5 +1,6 @@
 """The command ``pl2d`` on a tiny file."""
 
+import json
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 from pl2d_ppl import Annotated
 from pl2d_ppl.cli.app import app
 
-TINY = ["--steps", "4", "--batch-size", "16", "--coverages", "0,1", "--method", "naive"]
+TINY = ["--steps", "4", "--batch-size", "16", "--coverages", "0,1", "--method", "two-stage"]
 
 
 def pl2d(*args):
@@ -18,6 +19,10 @@ def pl2d(*args):
 def plain(text):
     """Text without colours and frames, its words separated by one blank."""
     return re.sub(r"[\s│╭╮╰╯─]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
+def read(folder):
+    return json.loads((folder / "report.json").read_text())
 
 
 def toy(seed=0, num_items=48, constant=0.1):

@@ -10,6 +10,7 @@ from pl2d_ppl.inference.schedule import Schedule
 
 KEY = jax.random.key(0)
 TINY = {"schedule": Schedule(steps=6, batch_size=16), "hidden": (8,)}
+QUICK = {"method": "two-stage", **TINY}  # whatever the coverages, one fit
 NAMES = {"classes": ("a", "b", "c"), "annotators": ("p", "q")}
 
 
@@ -23,24 +24,12 @@ def toy(seed=0, num_items=48, missing=0.3):
     return Annotated(x, y, said, **NAMES)
 
 
-SETTINGS = {"data": "toy", "method": "naive"}
+SETTINGS = {"data": "toy", "method": "two-stage"}
 
 
 def prepare(calls, key, seed):
     calls.append(seed)
     return prepare_split(key, toy(0, 60), None, seed=seed)
-
-
-def fake_curve(key, train, test, coverages, **options):
-    """In the place of training: a row at once, that tells the key and the items apart."""
-    value = float(jax.random.uniform(key)) / 2 + train.num_items / 1000
-    points, shares = [value] * len(coverages), [[1 / 3] * 3] * len(coverages)
-    row = {"coverage": points, "accuracy": points, "judged": points, "workload": shares}
-    both = {f"{name}{suffix}": column for name, column in row.items() for suffix in ("", "_offset")}
-    alone = {"ai_accuracy": value, "expert_accuracy": [1.0, 0.5], "seconds": 1.0}
-    for _ in coverages:
-        options["on_point"]()
-    return {**both, **alone, "area": 50.0, "area_offset": 50.0}
 
 
 def real(data_dir, name):

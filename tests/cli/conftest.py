@@ -1,18 +1,19 @@
 """Fixtures that tests of this folder share."""
 
-import json
-
 import pytest
-from cases.command import TINY, broken, pl2d, toy
+from cases.command import broken, pl2d, toy
+from flax import nnx
+from tqdm.auto import tqdm
 
 from pl2d_ppl.data import write_npz
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A folder with data."""
+    """A folder with data, and with files that are none."""
     folder = tmp_path_factory.mktemp("cli")
     write_npz(folder / "data.npz", toy())
+    broken(folder)
     return folder
 
 
@@ -21,15 +22,7 @@ def data(folder):
     return folder / "data.npz"
 
 
-@pytest.fixture(scope="module")
-def curve(folder):
-    """Output of a curve, its folder and its report."""
-    result = pl2d("curve", folder / "data.npz", *TINY, "--out", folder / "curve")
-    assert result.exit_code == 0, result.output
-    return result.output, folder / "curve", json.loads((folder / "curve" / "report.json").read_text())
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fitted(folder):
     """Output and folder of a fit."""
     options = ["--epochs", "2", "--batch-size", "16", "--lower", "0,0,.5", "--upper", "1,1,.5"]
@@ -38,6 +31,26 @@ def fitted(folder):
     return result.output, folder / "fit"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _broken(folder):
-    broken(folder)
+@pytest.fixture
+def no_training(monkeypatch):
+    """Whoever builds a network fails the test."""
+    monkeypatch.setattr(nnx.Linear, "__init__", lambda *args, **options: pytest.fail("trained in vain"))
+
+
+@pytest.fixture
+def at_fit(monkeypatch):
+    """Call a function when the progress bar of fits has been told of so many."""
+
+    def call(number, function):
+        told, update = [], tqdm.update
+
+        def updated(bar, *args):
+            if bar.unit == "fit":
+                told.append(args)
+                if len(told) == number:
+                    function()
+            return update(bar, *args)
+
+        monkeypatch.setattr(tqdm, "update", updated)
+
+    return call

@@ -5,10 +5,6 @@ import re
 import pytest
 from cases.command import pl2d, plain
 
-# Who annotated only some items of the test part cannot be judged on the others, which curves tell.
-pytestmark = pytest.mark.filterwarnings("default:.*of the decisions can be judged")
-
-
 COMMANDS = {
     "demo": ["--quick"],
     "curve": ["--coverages", "--method"],

@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from cases.command import pl2d
 
-# Who annotated only some items of the test part cannot be judged on the others, which curves tell.
-pytestmark = pytest.mark.filterwarnings("default:.*of the decisions can be judged")
-
 
 @pytest.mark.slow
 def test_demo_quick(tmp_path):

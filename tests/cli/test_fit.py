@@ -6,9 +6,6 @@ import re
 import pytest
 from cases.command import pl2d, refused
 
-# Who annotated only some items of the test part cannot be judged on the others, which curves tell.
-pytestmark = pytest.mark.filterwarnings("default:.*of the decisions can be judged")
-
 
 def test_fit_tells_the_shares_and_saves(fitted):
     output, path = fitted
@@ -64,12 +61,7 @@ def test_fit_needs_a_folder(data):
 
 
 @pytest.mark.parametrize("command", ["curve", "fit", "demo"])
-def test_an_unwritable_folder_is_refused_before_training(data, tmp_path, monkeypatch, command):
-    def never(*args, **options):
-        raise AssertionError("trained in vain")
-
-    for place in ("experiments.methods.fit", "cli.fit.fit_program", "cli.demo.fit"):
-        monkeypatch.setattr(f"pl2d_ppl.{place}", never)
+def test_an_unwritable_folder_is_refused_before_training(data, tmp_path, no_training, command):
     (tmp_path / "file").write_text("kept")
     args = [] if command == "demo" else [data]
     for out in (tmp_path / "file" / "out", tmp_path / "file"):
@@ -78,8 +70,7 @@ def test_an_unwritable_folder_is_refused_before_training(data, tmp_path, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_fit_does_not_replace_a_folder_of_other_things(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("pl2d_ppl.cli.fit.fit_program", lambda *args, **options: pytest.fail("trained in vain"))
+def test_fit_does_not_replace_a_folder_of_other_things(data, tmp_path, no_training):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "thesis.txt").write_text("years of work")
     refused(pl2d("fit", data, "--out", tmp_path / "results"), "Expected")

@@ -13,9 +13,6 @@ from pl2d_ppl import standardise
 from pl2d_ppl.cli.predict import load_saved
 from pl2d_ppl.data import read_npz
 
-# Who annotated only some items of the test part cannot be judged on the others, which curves tell.
-pytestmark = pytest.mark.filterwarnings("default:.*of the decisions can be judged")
-
 
 @pytest.fixture(scope="module")
 def predicted(folder, fitted):

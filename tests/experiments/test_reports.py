@@ -19,12 +19,11 @@ def test_nobody_writes_while_another_does(tmp_path, monkeypatch):
     """Between reading and writing there is time for all the others."""
     path, empty = tmp_path / "new" / "report.json", {**SETTINGS, "seeds": []}
 
-    def slow(path):
-        found = read_report(path)
+    def slow(text, loads=json.loads):
         time.sleep(0.01)
-        return found
+        return loads(text)
 
-    monkeypatch.setattr("pl2d_ppl.experiments.reports.read_report", slow)
+    monkeypatch.setattr(json, "loads", slow)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda seed: add_seed(path, empty, SETTINGS, seed, {"rows": {"area": seed}}), range(24)))
     report = read_report(path)
