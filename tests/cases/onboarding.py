@@ -1,8 +1,6 @@
 """A firm whose people answer at random, and settings of no time."""
 
-import re
 from functools import cache
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -44,13 +42,6 @@ def make_firm(people=STAFF, replaced=0.0, num_rates=3, num_items=ITEMS):
     return Firm(x, y, groups, said, CATEGORIES, TRAINING, network(), None)
 
 
-class Trained(NamedTuple):
-    """Items that the AI, and the clusters, were trained on."""
-
-    ai: list
-    clusters: list
-
-
 def judged(decision, data):
     """Accuracy of decisions by names, AI for the AI, item by item."""
     found = []
@@ -59,11 +50,6 @@ def judged(decision, data):
         if label >= 0 and y >= 0:
             found.append(label == y)
     return np.mean(found)
-
-
-def plain(text):
-    """Text without colours and frames, its words separated by one blank."""
-    return re.sub(r"[\s│╭╮╰╯─]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
 
 
 LISTS = ("coverage", "accuracy", "judged", "workload")

@@ -60,10 +60,10 @@ def test_fit_needs_a_folder(data):
     refused(pl2d("fit", data), "--out")
 
 
-@pytest.mark.parametrize("command", ["curve", "fit", "demo"])
+@pytest.mark.parametrize("command", ["curve", "fit", "demo", "onboard"])
 def test_an_unwritable_folder_is_refused_before_training(data, tmp_path, no_training, command):
     (tmp_path / "file").write_text("kept")
-    args = [] if command == "demo" else [data]
+    args = [data] if command in ("curve", "fit") else []
     for out in (tmp_path / "file" / "out", tmp_path / "file"):
         refused(pl2d(command, *args, "--out", out), "Expected")
     assert (tmp_path / "file").read_text() == "kept"

@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases.pictures import Written, check, paint
+from PIL import Image
 
 from pl2d_ppl.data import load_tfds
 from pl2d_ppl.data.tfds import builders
-from pl2d_ppl.data.tfds.builders import base
-from pl2d_ppl.data.tfds.builders.encoding import encoded
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
 
-def place_cifar(root, rng, folder="ciFAIR-100"):
+def place_cifar(root, rng, folder="ciFAIR-100", number=7):
     names = {
         b"fine_label_names": [b"f%d" % i for i in range(100)],
         b"coarse_label_names": [b"c%d" % i for i in range(20)],
@@ -27,19 +26,19 @@ def place_cifar(root, rng, folder="ciFAIR-100"):
     (root / folder).mkdir(parents=True)
     (root / folder / "meta").write_bytes(pickle.dumps(names, protocol=2))
     parts = []
-    for part, number in (("train", 7), ("test", 3)):
-        images = rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
-        fine = rng.integers(0, 100, number).tolist()
+    for part, size in (("train", number), ("test", 3)):
+        images = rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
+        fine = rng.integers(0, 100, size).tolist()
         batch = {
-            "data": images.transpose(0, 3, 1, 2).reshape(number, -1),
+            "data": images.transpose(0, 3, 1, 2).reshape(size, -1),
             "fine_labels": fine,
             "coarse_labels": [label // 5 for label in fine],
         }
         # The training part of the release is a pickle of Python 2, with keys in bytes; the test part is not.
         keyed = {key.encode(): value for key, value in batch.items()} if part == "train" else batch
         (root / folder / part).write_bytes(pickle.dumps(keyed, protocol=2))
-        items = [f"{part}/{i:05d}" for i in range(number)]
-        parts.append(Written(list(images), fine, [[]] * number, items, coarse=batch["coarse_labels"]))
+        items = [f"{part}/{i:05d}" for i in range(size)]
+        parts.append(Written(list(images), fine, [[]] * size, items, coarse=batch["coarse_labels"]))
     return parts
 
 
@@ -288,33 +287,33 @@ def test_a_truncated_image_is_named_and_nothing_is_left_behind(places, rng):
     check(load_tfds("chaoyang", **places)[1], test, annotators="ABC")
 
 
+MANY = 507  # items, of which a shard holds 500
+
+
 def test_an_interrupted_preparation_leaves_nothing_and_can_be_done_again(places, rng, monkeypatch):
-    written = place_mice(places["manual_dir"], rng)
-    monkeypatch.setattr(base, "SHARD", 2)
-    seen = []
+    _, test = place_cifar(places["manual_dir"], rng, number=MANY)
+    saved, save = [], Image.Image.save
 
-    def interrupted(image, channels):
-        seen.append(sorted(file.name for file in places["data_dir"].rglob("*") if file.is_file()))
-        if len(seen) == 8:
+    def interrupted(image, *args):
+        saved.append(sorted(file.name for file in places["data_dir"].rglob("*") if file.is_file()))
+        if len(saved) == MANY:
             raise KeyboardInterrupt
-        return encoded(image, channels)
+        return save(image, *args)
 
-    monkeypatch.setattr(base, "encoded", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        load_tfds("mice_bone", **places)
-    assert seen[-1]  # something had been written
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_tfds("cifair100", **places)
+    assert saved[-1]  # something had been written
     assert not list(places["data_dir"].rglob("*1.0.0*"))
-    monkeypatch.setattr(base, "encoded", encoded)
-    check(load_tfds("mice_bone", **places)[1], cut(written, (8, 9), [0, 1, 3]), annotators=("47", "290", "47_2"))
+    check(load_tfds("cifair100", **places)[1], test)
 
 
-def test_items_keep_their_order_over_shards(places, rng, monkeypatch):
-    monkeypatch.setattr(base, "SHARD", 2)
-    train, _ = place_cifar(places["manual_dir"], rng)
+def test_items_keep_their_order_over_shards(places, rng):
+    train, _ = place_cifar(places["manual_dir"], rng, number=MANY)
     data = load_tfds("cifair100", split="train", **places)
     check(data, train)
-    check(pickle.loads(pickle.dumps(data.x)) and data, train)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(data.x))[6], train.images[6])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(data.x))[MANY - 1], train.images[MANY - 1])
 
 
 def test_preparing_again_needs_the_files_before_it_deletes_anything(places, rng):
