@@ -38,7 +38,8 @@ def nearest_counts(
     ----------
     counts : array of int, shape (V,)
         Number of items that choose each option; N in all.
-    support : array of bool, shape (V, W) Whether a person may decide where an option is chosen.
+    support : array of bool, shape (V, W)
+        Whether a person may decide where an option is chosen.
     lower, upper : array of float, shape (W,)
         Bounds on the shares.
     may_move : bool

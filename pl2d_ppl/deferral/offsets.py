@@ -79,7 +79,8 @@ def argmax_policy(log_gate: NDArray, people_probs: NDArray, lower: NDArray, uppe
     ----------
     log_gate : array of float, shape (N, V)
         Ln of the gate over options, -inf for all items where an option has a row of zeros in people_probs.
-    people_probs : array of float, shape (V, W) Probability that each person decides where an option is chosen.
+    people_probs : array of float, shape (V, W)
+        Probability that each person decides where an option is chosen.
     lower, upper : array of float, shape (W,)
         Bounds on the shares of all items, feasible for the people whose column is not zero.
 

@@ -67,7 +67,8 @@ def to_datatree(
         Items as for :func:`~pl2d_ppl.inference.fit.fit`: ``x``, ``annotations``, ``y``, or part of them; the posterior
         is not conditioned on those left out.
     num_samples : int
-        Number of draws, S. coords : mapping of str to sequence, optional
+        Number of draws, S.
+    coords : mapping of str to sequence, optional
         Names of items under ``item``, of the M experts (the AI's may be added) under ``expert``, of categories under
         ``category``, and of clusters under ``cluster``. By default 0.., ``expert_0`` .. and ``AI``, 0... A gate over
         clusters and the AI, as in ``cluster_l2d``, has the dimension ``option``.

@@ -233,7 +233,9 @@ def validation_loss(result: FitResult, data: Mapping[str, Array], batch_size: in
     result : FitResult
         The fit, at its current state.
     data : mapping of str to array, shape (N, ...)
-        Held-out data. batch_size : int Number of items evaluated at a time.
+        Held-out data.
+    batch_size : int
+        Number of items evaluated at a time.
 
     Returns
     -------
@@ -256,7 +258,9 @@ def total_loss(
     leaves, state : tuple of Array, SVIState
         Where the loss is evaluated.
     data : mapping of str to array, shape (N, ...)
-        The items. batch_size : int Number of items evaluated at a time.
+        The items.
+    batch_size : int
+        Number of items evaluated at a time.
 
     Returns
     -------

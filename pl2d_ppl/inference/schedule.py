@@ -24,8 +24,10 @@ class Schedule:
         Number of items per step; a smaller data set is used whole.
     rule : {"sgd", "adamw"}
         The optimiser.
-    learning_rate, weight_decay : float Learning rate and weight decay of the networks.
-    momentum : float Momentum of SGD.
+    learning_rate, weight_decay : float
+        Learning rate and weight decay of the networks.
+    momentum : float
+        Momentum of SGD.
     clip : float, optional
         Largest global norm of the gradient.
     site_learning_rate : float, optional

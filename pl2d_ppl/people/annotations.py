@@ -30,7 +30,8 @@ class PersonItems(NamedTuple):
         Probabilities of the categories at the person's items, under each cluster.
     annotations : array of int, shape (M, n)
         What the person said, -1 in the padding.
-    num_annotations : array of int, shape (M,) Number of annotations per person.
+    num_annotations : array of int, shape (M,)
+        Number of annotations per person.
     people, clusters : tuple of str
         Names.
     """

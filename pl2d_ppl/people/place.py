@@ -204,7 +204,8 @@ def maximise_membership(
         Probability that somebody of cluster k says category c of item i.
     annotations : array of int, shape (N, M)
         What each of M people said, -1 where they said nothing.
-    tolerance : float Stop when the log-likelihood per annotation can rise by at most this much.
+    tolerance : float
+        Stop when the log-likelihood per annotation can rise by at most this much.
     max_steps : int
         At most this many steps; a dozen is common.
     people, clusters : sequence, optional

@@ -140,7 +140,8 @@ class PooledPeople:
 
         Returns
         -------
-        Deferral Deferral to these people.
+        Deferral
+            Deferral to these people.
 
         Raises
         ------
