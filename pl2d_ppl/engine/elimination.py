@@ -96,7 +96,7 @@ def eliminate(factors: Sequence[Factor], variables: Mapping[str, LatentSite]) ->
     remaining: list[Factor] = []
     masks: dict[str, Named] = {}
     plates = {name: tuple(site.plates) for name, site in variables.items()}
-    homes = {factor.name: frozenset(factor.plates) for factor in factors}  # plates of every variable, kept or not
+    homes = {factor.name: frozenset(factor.plates) for factor in factors}  # of every variable, kept or not
     for factor in factors:
         if factor.mask is not None and set(factor.variables) & set(variables):
             branch = f"{factor.name}__branch"
