@@ -1,7 +1,7 @@
 """Probabilistic learning to defer, written as NumPyro programs.
 
-Models lie in :mod:`pl2d_ppl.models`, guides in :mod:`pl2d_ppl.guides`: edit them. What is exported here is listed in
-``__init__.pyi``, and imported when it is asked for; everything else is imported from where it lives.
+Models are in :mod:`pl2d_ppl.models` and guides in :mod:`pl2d_ppl.guides`: edit them. ``__init__.pyi`` lists the names
+exported here; each is imported on first use. Import everything else from its own module.
 """
 
 from importlib.metadata import version

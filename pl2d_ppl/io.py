@@ -12,7 +12,7 @@ __all__ = ["check_writable", "in_folder", "written_whole"]
 
 @contextmanager
 def in_folder(folder: Path) -> Iterator[None]:
-    """Make a folder for what is written into it next.
+    """Make a folder that the caller writes into next.
 
     Raises
     ------
@@ -35,9 +35,9 @@ def written_whole(path: str | os.PathLike, *, marker: str | None = None) -> Iter
     Parameters
     ----------
     path : path-like
-        File, or with a marker folder; an older one is replaced.
+        A file or, with a marker, a folder; an older one is replaced.
     marker : str, optional
-        A file that an older folder must hold to be replaced: what else a user keeps in a folder is theirs.
+        A file that an older folder must hold to be replaced, so that a user's other folders are kept.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def written_whole(path: str | os.PathLike, *, marker: str | None = None) -> Iter
 
 
 def check_writable(path: str | os.PathLike, *, marker: str | None = None) -> None:
-    """Refuse what :func:`written_whole` would refuse, before the work rather than after it; leaves nothing behind.
+    """Refuse what :func:`written_whole` would refuse, but before the work; leave nothing behind.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def _check_place(path: Path, marker: str | None) -> None:
 
 
 def _replace(new: Path, path: Path, older: Path) -> None:
-    """Put the new in place; a folder cannot be replaced in one step, so that the older one may have to come back."""
+    """Put the new one in place. A folder cannot be replaced in one step: on failure the older one is put back."""
     if not path.is_dir():
         os.replace(new, path)
         return

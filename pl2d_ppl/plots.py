@@ -10,7 +10,7 @@ from pl2d_ppl.io import written_whole
 
 __all__ = ["MOST_NAMES", "new_axes", "plot_heatmap", "plot_missing", "plot_perplexity", "save_figure"]
 
-MOST_NAMES = 30  # beside a picture that can be read
+MOST_NAMES = 30  # beside a legible picture
 
 
 def plot_perplexity(rows: Sequence[Mapping[str, Any]], *, chosen: int | None = None, ax: Any = None) -> Any:
@@ -19,8 +19,8 @@ def plot_perplexity(rows: Sequence[Mapping[str, Any]], *, chosen: int | None = N
     Parameters
     ----------
     rows : sequence of mapping
-        One for every fit: ``num_clusters``, ``perplexity_elbo`` and ``perplexity_evidence`` (NaN where it is not
-        known), as ``pl2d clusters`` writes them.
+        One for every fit: ``num_clusters``, ``perplexity_elbo`` and ``perplexity_evidence`` (NaN where unknown), as
+        ``pl2d clusters`` writes them.
     chosen : int, optional
         The number of clusters to mark.
     ax : matplotlib.axes.Axes, optional
@@ -94,14 +94,14 @@ def plot_heatmap(
 
 
 def plot_missing(annotations: Any, people: Sequence[str], *, ax: Any = None) -> Any:
-    """Draw who annotated what: a row a person, a column an item, items sorted by who annotated them.
+    """Draw who annotated what: one row per person, one column per item, items sorted by who annotated them.
 
     Parameters
     ----------
     annotations : array of int, shape (N, M)
         What people said, -1 where missing.
     people : sequence of str, length M
-        Their names, told beside the rows with the shares of items that they annotated.
+        Their names, shown beside the rows with the shares of items that they annotated.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 

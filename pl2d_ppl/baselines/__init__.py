@@ -1,1 +1,1 @@
-"""Probabilistic learning to defer, written as NumPyro programs."""
+"""Methods from the literature, for comparison."""

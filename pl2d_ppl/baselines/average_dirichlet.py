@@ -1,4 +1,4 @@
-"""Memberships as averages of Dirichlet posteriors of items: appendix B.F of paper B, for comparison."""
+"""Memberships as averages of the items' Dirichlet posteriors: appendix B.F of paper B, for comparison."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -39,46 +39,45 @@ def average_dirichlet(
     people: Sequence[Any] | None = None,
     clusters: Sequence[Any] | None = None,
 ) -> Membership:
-    """Average the Dirichlet posteriors of everybody's items, each given the person's own vote on it.
+    """Average the Dirichlet posteriors of each person's items, given only the person's own vote on each item.
 
-    Of every item i that person m annotated, the program of anonymous votes is given that single vote, and mean field
+    For every item i that person m annotated, the program of anonymous votes observes only that vote, and mean field
     gives q(u_i) = Dirichlet(rho_i) (B.13, B.16). The membership is the mean of rho over the person's items, normalised
-    (B.F). One vote adds 1 to a concentration of sum(alpha): with alpha = 50 everybody's membership is close to equal,
-    however many annotations there are. :func:`~pl2d_ppl.people.place.sample_membership` learns from all of them at
-    once.
+    (B.F). One vote adds 1 to a concentration of sum(alpha): with alpha = 50 all memberships are nearly equal, even with
+    many annotations. :func:`~pl2d_ppl.people.place.sample_membership` learns from all annotations at once.
 
     Parameters
     ----------
     model : callable
         Program of votes, such as ``partial(annotator_lda, clusters=...)``, called as ``model(x, votes=votes)`` with
-        votes (n, 1), with a Dirichlet site ``u``, one an item.
+        votes (n, 1), with a Dirichlet site ``u``, one per item.
     params : mapping of str to pytree
-        Its parameters, such as ``result.params``; networks are in evaluation mode.
+        Parameters of the program, such as ``result.params``; networks are in evaluation mode.
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M)
-        What each of M people said, -1 where they said nothing.
+        Annotations of each of M people, -1 where missing.
     tolerance, max_sweeps : float, int
-        Of :func:`~pl2d_ppl.engine.coordinate_ascent.coordinate_ascent`.
+        Arguments of :func:`~pl2d_ppl.engine.coordinate_ascent.coordinate_ascent`.
     batch_size : int
-        Annotations at a time through the networks.
+        Number of annotations passed through the networks at a time.
     people, clusters : sequence, optional
         Names; by default person_0 .., cluster_0 ...
 
     Returns
     -------
     Membership
-        Estimates, without draws.
+        Estimated memberships, without draws.
 
     Warns
     -----
     UserWarning
-        If somebody has no annotation, and so has the mean of the prior.
+        If a person has no annotation, and so gets the mean of the prior.
 
     Raises
     ------
     ValueError
-        If arguments are not of this form.
+        If arguments do not have this form.
     """
     x = np.asarray(x)
     if x.ndim == 0 or len(x) == 0:
@@ -97,7 +96,7 @@ def average_dirichlet(
     votes = said[item, person]
     num_annotations = np.bincount(person, minlength=len(names))
     silent = np.flatnonzero(num_annotations == 0)
-    if silent.size:  # an item without a vote has the prior as its posterior
+    if silent.size:  # the posterior of an item without a vote is the prior
         warn(
             f"Expected annotations of everybody, found none of {listed([names[m] for m in silent])}: their membership "
             "is the mean of the prior. Drop them if they do not belong here."
@@ -112,7 +111,7 @@ def average_dirichlet(
 
 
 def _sizes(model: Callable, params: Mapping[str, Any], x: Array) -> tuple[int, int | None]:
-    """Run a program abstractly on one item: the number of clusters, and that of categories where it tells it."""
+    """Run a program abstractly on one item; return the number of clusters, and that of categories if known."""
     sites: dict[str, dict] = {}
 
     def run(params: Mapping[str, Any], x: Array, votes: Array) -> None:
@@ -141,7 +140,7 @@ def _batches(
     options: tuple[float, int],
     batch_size: int,
 ) -> NDArray[np.floating]:
-    """Concentrations of items given one vote each, (votes, K), batch by batch."""
+    """Compute concentrations of items given one vote each, (votes, K), batch by batch."""
     size = min(batch_size, padded_length(len(item)))
     found = []
     for start in range(0, len(item), size):

@@ -1,4 +1,4 @@
-"""People as Beta posteriors of being right, class by class: the representation of EA-L2D."""
+"""People as Beta posteriors of being right per class: the representation of EA-L2D."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,7 @@ def beta_representation(
     Parameters
     ----------
     annotations : array of int, shape (N, M)
-        What the people said on context items, -1 where missing.
+        Annotations of context items, -1 where missing.
     y : array of int, shape (N,)
         Truth; items of unknown truth, -1, are left out.
     num_categories : int
@@ -32,8 +32,8 @@ def beta_representation(
     Returns
     -------
     array of float, shape (M, 2C)
-        Posterior means of the C classes, then their posterior variances. A class on which a person said nothing
-        keeps the moments of the prior.
+        Posterior means of the C classes, then their posterior variances. A class without annotations of a person keeps
+        the moments of the prior.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def beta_representation(
     annotations, y = check_context(annotations, y, num_categories)
     if np.shape(prior) != (2,) or not (np.isfinite(prior).all() and np.min(prior) > 0):
         raise ValueError(f"Expected prior=(a, b) with both positive, found {prior}. Pass (1, 1) for a uniform prior.")
-    # Unknown truth, -1, belongs to no class, so that it counts for nothing.
+    # Unknown truth, -1, belongs to no class, and so has no effect.
     of_class = (y[:, None] == np.arange(num_categories)).astype(float)
     right = (annotations == y[:, None]).T.astype(float) @ of_class
     said = (annotations >= 0).T.astype(float) @ of_class
@@ -56,12 +56,12 @@ def beta_representation(
 
 
 def check_context(annotations: ArrayLike, y: ArrayLike, num_categories: int) -> tuple[NDArray, NDArray]:
-    """Check context items with truth, from which people are represented.
+    """Check context items with truth, which represent people.
 
     Parameters
     ----------
     annotations : array of int, shape (N, M)
-        What the people said, -1 where missing.
+        Annotations, -1 where missing.
     y : array of int, shape (N,)
         Truth, -1 where unknown.
     num_categories : int
@@ -70,7 +70,7 @@ def check_context(annotations: ArrayLike, y: ArrayLike, num_categories: int) -> 
     Returns
     -------
     tuple of array of int
-        Both, as arrays on the host.
+        Annotations and truth, as arrays on the host.
 
     Raises
     ------
@@ -82,5 +82,5 @@ def check_context(annotations: ArrayLike, y: ArrayLike, num_categories: int) -> 
     y = check_labels("y", y, ("N",), num_categories)
     annotations = check_labels("annotations", annotations, (len(y), "M"), num_categories, may_be_empty=False)
     check_data({"annotations": annotations, "y": y}, 1, "the context")
-    # Signed, as 8-bit labels would wrap around at -1.
+    # Signed, since 8-bit labels would wrap around at -1.
     return annotations.astype(np.int32), y.astype(np.int32)

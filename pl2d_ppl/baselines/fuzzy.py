@@ -13,7 +13,7 @@ __all__ = ["fuzzy_partition"]
 
 logger = logging.getLogger("pl2d_ppl")
 
-TOLERANCE, MAX_SWEEPS = 1e-9, 2000  # of the memberships' change in a sweep, in Frobenius norm
+TOLERANCE, MAX_SWEEPS = 1e-9, 2000  # tolerance on the change of memberships in a sweep, in Frobenius norm
 
 
 def fuzzy_partition(
@@ -21,22 +21,22 @@ def fuzzy_partition(
 ) -> NDArray[np.float64]:
     r"""Cluster people by fuzzy C-means.
 
-    Alternates between memberships and centres, with :math:`d_{km} = \|x_m - v_k\|` and the fuzziness f:
+    The method alternates between memberships and centres, with :math:`d_{km} = \|x_m - v_k\|` and the fuzziness f:
 
     .. math::
 
         u_{km} = 1 \Big/ \sum_j (d_{km} / d_{jm})^{2 / (f - 1)}, \qquad
         v_k = \sum_m u_{km}^f x_m \Big/ \sum_m u_{km}^f
 
-    which descends on :math:`\sum_{km} u_{km}^f d_{km}^2`. Of several random starts, each with people drawn as
-    centres, the one that ends lowest is kept.
+    which never increases :math:`\sum_{km} u_{km}^f d_{km}^2`. Several random starts each draw people as centres; the
+    start with the lowest final value is kept.
 
     Parameters
     ----------
     rng_key : Array
         A typed key, for the starts.
     representations : array of float, shape (M, R)
-        One row a person. Distances are Euclidean: standardise columns that are measured on different scales.
+        One row per person. Distances are Euclidean: standardise columns that have different scales.
     num_clusters : int
         Number of clusters K, at most M.
     fuzziness : float
@@ -60,7 +60,7 @@ def fuzzy_partition(
     """
     x = _check(rng_key, representations, num_clusters, fuzziness, starts)
     try:
-        from skfuzzy.cluster import cmeans  # here, since importing it takes as long as much of this package
+        from skfuzzy.cluster import cmeans  # imported here, since the import takes as long as much of this package
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "Expected scikit-fuzzy for fuzzy clusters, found none. Run pip install 'pl2d_ppl[baselines]'."
@@ -81,10 +81,10 @@ def fuzzy_partition(
 
 
 def _memberships(x: NDArray, centres: NDArray, fuzziness: float) -> NDArray:
-    """Memberships that suit given centres; a person at a centre belongs there."""
+    """Memberships for given centres; a person at a centre belongs to its cluster."""
     distances = np.linalg.norm(centres[:, None] - x, axis=-1)
     distances = np.maximum(distances, np.finfo(float).eps)
-    # Relative to the nearest centre, as powers of small distances overflow.
+    # Relative to the nearest centre, since powers of small distances overflow.
     u = (distances / distances.min(0)) ** (-2 / (fuzziness - 1))
     return u / u.sum(0)
 

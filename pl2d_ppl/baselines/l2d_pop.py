@@ -24,7 +24,7 @@ __all__ = ["PopulationFit", "PopulationL2D", "train_l2d_pop"]
 
 @dataclass(frozen=True, eq=False)
 class PopulationFit:
-    """A trained L2D-Pop system, for the people of its training and for new ones.
+    """A trained L2D-Pop system, for the people in its training data and for new people.
 
     The system defers to the person with the largest deferral logit if that exceeds all class logits.
 
@@ -47,7 +47,7 @@ class PopulationFit:
         x : array, shape (N, ...)
             Inputs of the context items.
         annotations : array of int, shape (N, M)
-            What any people said on them, -1 where missing.
+            Annotations by any people, -1 where missing.
         y : array of int, shape (N,)
             Truth; items of unknown truth, -1, are left out.
 
@@ -70,7 +70,7 @@ class PopulationFit:
         Raises
         ------
         ValueError
-            If x does not fit, or the class logits were given to the training.
+            If x does not fit, or class logits were passed to the training.
         """
         return population.classify(self.network, self._inputs(x))
 
@@ -110,35 +110,36 @@ def train_l2d_pop(
 ) -> PopulationFit:
     r"""Train L2D-Pop with its softmax surrogate loss.
 
-    Every step draws a batch of target items, and for each person m context items of theirs, which give psi_m. With
+    Every step draws a batch of target items, and for each person m context items that they annotated, which give psi_m.
+    With
     p_m the softmax of the C class logits and the deferral logit of person m, the loss of a target is
 
     .. math:: -\ln p_m(y | x) - 1[t_m = y] \, \ln p_m(\mathrm{defer} | x)
 
     averaged over the targets of a person, and over people. Pairs of an item and a person without annotation or truth
-    are in neither contexts nor targets. Items are drawn with replacement, targets and contexts independently. Features
-    of context items pass no gradient on, as in the authors' code: it may harm the classifier.
+    occur in neither contexts nor targets. Items are drawn with replacement, targets and contexts independently. As in
+    the authors' code, features of context items pass no gradient, which may harm the classifier.
 
     Parameters
     ----------
     rng_key : Array
-        A typed key, for weights and items.
+        A typed key, for initial weights and draws of items.
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M)
-        What the people said, -1 where missing.
+        Annotations, -1 where missing.
     y : array of int, shape (N,)
         Truth, -1 where unknown.
     num_categories : int
         Number of categories C.
     class_logits : array of float, shape (N, C), optional
-        Logits of a classifier of yours on x, a constant in the loss. No classifier is trained then.
+        Logits of your own classifier on x, constant in the loss. No classifier is then trained.
     hidden, embedding, representation : sequence of int, int, int
         Sizes of the networks, see :class:`PopulationL2D`.
     context_size : int
-        Context items of a person in a step.
+        Number of context items per person and step.
     steps, batch_size : int
-        Steps of Adam, and target items in each.
+        Steps of Adam, and target items per step.
     learning_rate : float
         Learning rate.
     progress : bool
@@ -147,12 +148,13 @@ def train_l2d_pop(
     Returns
     -------
     PopulationFit
-        Representations of people, deferral logits and, of a classifier trained here, class logits.
+        The trained system, which gives representations of people, deferral logits and, if it trained a classifier,
+        class logits.
 
     Raises
     ------
     ValueError
-        Before anything is compiled, if data or arguments do not fit together.
+        If data or arguments do not fit together; raised before anything is compiled.
     ArithmeticError
         If the loss is not finite.
 
@@ -174,7 +176,7 @@ def train_l2d_pop(
     carry = population.start(sizes, key_start)
     run = partial(population.train_steps, sizes, context_size, batch_size, learning_rate, key_steps, data)
     losses = []
-    length = 100 if progress else steps  # between two movements of the bar
+    length = 100 if progress else steps  # steps between updates of the progress bar
     with tqdm(total=steps, disable=not progress, unit="step") as bar:
         for numbers in np.split(np.arange(steps), range(length, steps, length)):
             carry, loss = run(carry, numbers)
@@ -188,7 +190,7 @@ def train_l2d_pop(
 
 
 def _check(x: ArrayLike, annotations: ArrayLike, y: ArrayLike, num_categories: int) -> tuple[NDArray, NDArray]:
-    """Check context items, of which everybody must have some, and return their labels."""
+    """Check context items, which every person must have, and return their labels."""
     annotations, y = check_context(annotations, y, num_categories)
     x = np.asarray(x)
     if x.ndim < 2 or x.dtype.kind not in "fiub":

@@ -1,4 +1,4 @@
-"""Learning to defer that drops missing experts, paper A's naive baseline (A.15)."""
+"""Learning to defer that drops missing experts: paper A's naive baseline (A.15)."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def naive_l2d(
     classifier: nnx.Module | Callable[..., nnx.Module] | Frozen,
     label_noise: float = 1e-3,
 ) -> None:
-    """Generate who decides, which is nobody who did not annotate, and the truth that the decider gets right.
+    """Generate who decides, among those who annotated and the AI, and the truth that the decision-maker gets right.
 
     For every item i::
 
@@ -37,23 +37,22 @@ def naive_l2d(
                  Categorical(classifier(x_i))
         y_ai_i ~ Categorical(classifier(x_i)), observed as y_i: it trains the AI
 
-    The posterior of z is r_m ∝ g_m s_m with g_m = 0 for a missing expert, and the gate learns from -sum r ln g. With
-    every annotation present this is the standard learning to defer by EM (paper A, appendix A.1). There is no model
-    of what a missing expert would have said, so that the gate takes those who annotate little for those who are
-    seldom right.
+    The posterior of z is r_m ∝ g_m s_m with g_m = 0 for a missing expert, and the gate learns from -sum r ln g. If no
+    annotation is missing, this is standard learning to defer by EM (paper A, appendix A.1). There is no model of
+    missing annotations, so that the gate confuses experts who annotate little with experts who are seldom right.
 
     Parameters
     ----------
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M), optional
-        What the experts said, -1 where missing. Without them, as at prediction, everybody may be asked.
+        Annotations of the experts, -1 where missing. Without them, as in prediction, everybody may be asked.
     y : array of int, shape (N,), optional
         Truth, -1 where unknown.
     gating, classifier : nnx.Module or callable
-        Networks from x to logits of shape (N, M+1) and (N, C). A Frozen classifier is used as it is.
+        Networks from x to logits of shape (N, M+1) and (N, C). A Frozen classifier is not trained.
     label_noise : float
-        Probability that the truth is drawn at random instead of read off the decider.
+        Probability that the truth is drawn at random instead of read off the decision-maker.
 
     References
     ----------
@@ -70,7 +69,7 @@ def naive_l2d(
         present = jnp.pad(annotations >= 0, ((0, 0), (0, 1)), constant_values=True)
         numpyro.factor("present", Vindex(jnp.where(present, 0.0, ABSENT)[:, None])[..., z])
         truth = jnp.maximum(y, 0)[:, None]
-        # Annotations are no latent sites here, so that y may be read off the decider, without a plate of experts.
+        # Annotations are not latent sites here: y can be read off the decision-maker, without a plate of experts.
         beliefs = jnp.pad(jax.lax.stop_gradient(ai_logits)[:, None], ((0, 0), (annotations.shape[1], 0), (0, 0)))
         said = jnp.pad(annotations, ((0, 0), (0, 1)), constant_values=-1)  # the AI is never observed
         answers = answer_logits(said, beliefs, label_noise)

@@ -15,7 +15,7 @@ from pl2d_ppl.networks import Frozen, apply_network
 
 __all__ = ["one_stage", "truth_column"]
 
-Terms = tuple[Array, Array]  # minus the loss: of the categories, (N, 1), and of the experts, (N, M)
+Terms = tuple[Array, Array]  # minus the loss, for the categories, (N, 1), and for the experts, (N, M)
 
 
 def one_stage(
@@ -42,37 +42,37 @@ def one_stage(
         -\ln \sigma(l_y) - \sum_{c \ne y} \ln \sigma(-l_c)
         - \sum_m \left[ s_m \ln \sigma(d_m) + (1 - s_m) \ln \sigma(-d_m) \right]
 
-    Minus the loss enters as :func:`numpyro.factor`: a surrogate of the error of the system is no log-likelihood, and
+    Minus the loss enters as :func:`numpyro.factor`: a surrogate of the system's error is not a log-likelihood, and
     nothing can be drawn from it. There is no latent site: fit it with :func:`~pl2d_ppl.engine.guide_tools.no_guide`.
 
-    A missing annotation gives no term. For "ova" the expert's logit then learns nothing from the item; for "softmax"
-    the expert still stands in the normaliser of the others, just as if the annotation were wrong, so that those who
-    annotate little are asked too seldom, as by :func:`~pl2d_ppl.baselines.naive_l2d.naive_l2d`.
+    A missing annotation adds no term. With "ova" the expert's logit then learns nothing from the item. With "softmax"
+    the expert stays in the normaliser of the others, as if the annotation were wrong, so that experts who annotate
+    little are asked too seldom, as by :func:`~pl2d_ppl.baselines.naive_l2d.naive_l2d`.
 
-    Of a Frozen classifier d alone is trained, and at the optimum an expert decides who is right more often than the
-    confidence of the classifier: for "softmax" its largest probability, for "ova" the logistic function of its largest
-    logit, which means something only if it was trained in that way. Unlike
-    :func:`~pl2d_ppl.baselines.two_stage.two_stage`, this does not look at whether the classifier is right.
+    With a Frozen classifier only d is trained. At the optimum an expert decides if they are right more often than the
+    confidence of the classifier: with "softmax" its largest probability, with "ova" the logistic function of its
+    largest logit, which is meaningful only if the classifier was trained with that loss. Unlike
+    :func:`~pl2d_ppl.baselines.two_stage.two_stage`, this loss ignores whether the classifier is right.
 
-    Coverage is not steered in training, as nobody's workload is in the loss: there is one system, not a curve.
+    Training does not steer coverage, since workload is not in the loss: there is one system, not a curve.
     :meth:`~pl2d_ppl.deferral.deferral.Deferral.bounded` can still shift its decisions afterwards.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, without the AI); factors ``categories`` and ``deferral``;
-    deterministic ``gate_logits`` (N, M+1), which are [d, max l], so that their argmax decides, and ``ai_logits``
-    (N, C), which are l.
+    deterministic ``gate_logits`` (N, M+1), which are [d, max l], so that their argmax decides, and ``ai_logits`` (N,
+    C), which are l.
 
     Parameters
     ----------
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M), optional
-        What the experts said, -1 where missing. Without them all are missing.
+        Annotations of the experts, -1 where missing. Without this argument all are missing.
     y : array of int, shape (N,), optional
-        Truth, -1 where unknown: such an item counts for nothing. Without it all is unknown.
+        Truth, -1 where unknown: such an item has no effect. Without this argument all truth is unknown.
     gating, classifier : nnx.Module or callable
-        Networks from x to logits of shape (N, M), without the AI, and (N, C). A Frozen classifier is used as it is.
+        Networks from x to logits of shape (N, M), without the AI, and (N, C). A Frozen classifier is not trained.
     surrogate : {"softmax", "ova"}
-        Which loss.
+        The loss.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against priors on weights.
 
@@ -110,24 +110,24 @@ def one_stage(
 
 
 def truth_column(y: Array | None, num_items: int) -> Array:
-    """Make a column of the truth of a mini-batch.
+    """Return the truth of a mini-batch as a column.
 
     Parameters
     ----------
     y : array of int, shape (N,), optional
-        Truth, -1 where unknown. Without it all is unknown.
+        Truth, -1 where unknown. Without this argument all truth is unknown.
     num_items : int
         N.
 
     Returns
     -------
     array of int, shape (N, 1)
-        The same.
+        The truth.
 
     Raises
     ------
     ValueError
-        If it is of another shape.
+        If it has another shape.
     """
     if y is None:
         return jnp.full((num_items, 1), -1)

@@ -1,4 +1,4 @@
-"""The networks of L2D-Pop, its loss, and its steps of training."""
+"""The networks of L2D-Pop, its loss, and its training steps."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
@@ -28,17 +28,17 @@ class PopulationL2D(nnx.Module):
     Parameters
     ----------
     num_inputs : int
-        Number of values of an input.
+        Number of values per input.
     num_categories : int
         Number of categories C.
     hidden : sequence of int
-        Widths of the hidden layers of every network; phi(x) has the last of them.
+        Widths of the hidden layers of every network; the last is the size of phi(x).
     embedding : int
         Size of E.
     representation : int
         Size R of psi.
     classifies : bool
-        Whether there is a classifier; without one, class logits come from elsewhere.
+        Whether there is a classifier; without one, class logits must be supplied.
     rngs : nnx.Rngs
         Source of the weights.
     """
@@ -77,7 +77,7 @@ class PopulationL2D(nnx.Module):
 
     def represent(self, features: Array, annotations: Array, y: Array) -> Array:
         """Map context features (M, S, F), annotations (M, S) and truth (M, S), -1 missing, to people psi (M, R)."""
-        # Labels are clipped for the look-up only: what is missing has no weight.
+        # Labels are clipped only for the look-up: missing ones have no weight.
         labels = [self.category(jnp.maximum(label, 0)) for label in (y, annotations)]
         items = jnp.concatenate([features, *labels], -1)
         encoded = self.encoder(items.reshape(-1, items.shape[-1])).reshape(*y.shape, -1)
@@ -94,7 +94,7 @@ class PopulationL2D(nnx.Module):
 
 @lru_cache(maxsize=64)
 def structure(sizes: Sizes) -> nnx.GraphDef:
-    """Everything about a network but its weights."""
+    """Everything about a network except its weights."""
     return nnx.graphdef(nnx.eval_shape(lambda: PopulationL2D(*sizes, rngs=nnx.Rngs(0))))
 
 
@@ -102,7 +102,7 @@ def structure(sizes: Sizes) -> nnx.GraphDef:
 def start(sizes: Sizes, rng_key: Array) -> tuple[Any, optax.OptState]:
     """Draw the weights, and start Adam."""
     params = nnx.state(PopulationL2D(*sizes, rngs=nnx.Rngs(rng_key)), nnx.Param)
-    return params, optax.adam(0.0).init(params)  # whose state does not depend on the learning rate
+    return params, optax.adam(0.0).init(params)  # Adam's state does not depend on the learning rate
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -116,7 +116,7 @@ def train_steps(
     carry: tuple[Any, optax.OptState],
     numbers: Array,
 ) -> tuple[tuple[Any, optax.OptState], Array]:
-    """Take steps of given numbers; returns the state and the losses."""
+    """Take the steps with the given numbers; return the state and the losses."""
     optimizer = optax.adam(learning_rate)
 
     def loss(params: Any, rows: Array, context: Array) -> Array:
@@ -141,7 +141,7 @@ def _draw(rng_key: Array, data: Mapping[str, Array], context_size: int, batch_si
 
 
 def _objective(network: PopulationL2D, data: Mapping[str, Array], rows: Array, context: Array) -> Array:
-    # One evaluation for the targets, which people share, and all contexts.
+    # Evaluate the targets, which people share, and all contexts at once.
     features = network.features(data["x"][jnp.concatenate([rows, context.ravel()])])
     targets, others = features[: len(rows)], jax.lax.stop_gradient(features[len(rows) :])
     said = jnp.take_along_axis(data["annotations"].T, context, 1)
@@ -152,7 +152,7 @@ def _objective(network: PopulationL2D, data: Mapping[str, Array], rows: Array, c
 
 def _surrogate_loss(class_logits: Array, deferral_logits: Array, annotations: Array, y: Array) -> Array:
     """Softmax surrogate of logits (B, C) and (B, M), annotations (B, M) and truth (B,), -1 missing."""
-    # Person m's softmax is over C + 1 logits: there is a normaliser for each pair.
+    # The softmax of person m is over C + 1 logits: there is a normaliser for each pair.
     normaliser = jnp.logaddexp(jax.nn.logsumexp(class_logits, -1)[:, None], deferral_logits)
     of_truth = jnp.take_along_axis(class_logits, jnp.maximum(y, 0)[:, None], 1) - normaliser
     of_deferral = jnp.where(annotations == y[:, None], deferral_logits - normaliser, 0)
@@ -164,9 +164,9 @@ def _surrogate_loss(class_logits: Array, deferral_logits: Array, annotations: Ar
 
 @nnx.jit
 def represent(network: PopulationL2D, x: Array, annotations: Array, y: Array) -> Array:
-    """People (M, R) of annotations (N, M) and truth (N,) on inputs (N, ...)."""
+    """Represent people, (M, R), by annotations (N, M) and truth (N,) on inputs (N, ...)."""
     features = network.features(x)
-    # One person after another: the context of all at once may not fit into memory.
+    # One person after another: all contexts together may not fit into memory.
     return jax.lax.map(lambda said: network.represent(features[None], said[None], y[None])[0], annotations.T)
 
 
@@ -184,10 +184,11 @@ def defer(network: PopulationL2D, x: Array, representation: Array) -> Array:
 
 
 def tables(annotations: NDArray, y: NDArray) -> dict[str, Array]:
-    """Arrange annotations (N, M) and truth (N,), -1 missing, for drawing: what may be drawn is listed first.
+    """Arrange annotations (N, M) and truth (N,), -1 missing, for drawing: eligible items come first.
 
-    Targets (N,) are items with truth and some annotation, contexts (M, N) those that a person annotated; beside them
-    stands how many there are. The shapes do not depend on what is missing, which would ask for other compilations.
+    Targets (N,) are items with truth and some annotation; contexts (M, N) are those that a person annotated. Their
+    numbers are returned too. The shapes do not depend on which labels are missing, so that no new compilation is
+    needed.
     """
     usable = (annotations >= 0) & (y >= 0)[:, None]
     target = usable.any(1)

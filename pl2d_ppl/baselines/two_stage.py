@@ -1,4 +1,4 @@
-"""Learning to defer in two stages: a gate learns who is right, the AI given."""
+"""Learning to defer in two stages: a gate learns who is right, given the AI."""
 
 from collections.abc import Callable
 
@@ -26,23 +26,24 @@ def two_stage(
     classifier: nnx.Module | Callable[..., nnx.Module] | Frozen,
     num_items: int | None = None,
 ) -> None:
-    r"""Raise the gate of whoever is right, the AI among them.
+    r"""Raise the gate of everybody who is right, including the AI.
 
-    With r = gating(x), the last of M+1 the AI's, and :math:`\ell(r, m) = -\ln \mathrm{softmax}(r)_m`, the loss is
+    With r = gating(x), whose last of M+1 entries is the AI's, and :math:`\ell(r, m) = -\ln \mathrm{softmax}(r)_m`, the
+    loss is
 
     .. math:: 1[\mathrm{AI\ right}] \, \ell(r, M) + \sum_m 1[\mathrm{annotation}_m = y] \, \ell(r, m)
 
-    with m over those who annotated the item. The AI is right where the largest of its logits is that of the truth,
-    which passes no gradient on. At the optimum the gate is proportional to how often everybody is right.
+    with m over those who annotated the item. The AI is right if its largest logit is that of the truth; this indicator
+    passes no gradient. At the optimum the gate is proportional to how often each person is right.
 
-    Minus the loss enters as :func:`numpyro.factor`: a surrogate of the error of the system is no log-likelihood, and
-    nothing can be drawn from it. There is no latent site: fit it with :func:`~pl2d_ppl.engine.guide_tools.no_guide`. A
-    missing annotation gives no term, and neither does a wrong one: those who annotate little are asked too seldom, as
-    by :func:`~pl2d_ppl.baselines.naive_l2d.naive_l2d`. Coverage is not steered in training;
+    Minus the loss enters as :func:`numpyro.factor`: a surrogate of the system's error is not a log-likelihood, and
+    nothing can be drawn from it. There is no latent site: fit it with :func:`~pl2d_ppl.engine.guide_tools.no_guide`.
+    Neither a missing annotation nor a wrong one adds a term: experts who annotate little are asked too seldom, as by
+    :func:`~pl2d_ppl.baselines.naive_l2d.naive_l2d`. Training does not steer coverage;
     :meth:`~pl2d_ppl.deferral.deferral.Deferral.bounded` can shift decisions afterwards.
 
-    The two stages are those of a Frozen classifier, trained before. Another one is trained along with the gate, by its
-    own cross-entropy, and the gate follows what it gets right meanwhile.
+    There are two stages if the classifier is Frozen, that is, trained first. Any other classifier is trained together
+    with the gate, by its own cross-entropy, and the gate follows its current correctness.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); factor ``deferral``; observed ``y_ai``, which
     trains the AI; deterministic ``gate_logits`` (N, M+1), ``ai_logits`` (N, C).
@@ -52,12 +53,12 @@ def two_stage(
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M), optional
-        What the experts said, -1 where missing. Without them all are missing.
+        Annotations of the experts, -1 where missing. Without this argument all are missing.
     y : array of int, shape (N,), optional
-        Truth, -1 where unknown: such an item counts for nothing. Without it all is unknown.
+        Truth, -1 where unknown: such an item has no effect. Without this argument all truth is unknown.
     gating, classifier : nnx.Module or callable
-        Networks from x to logits of shape (N, M+1) and (N, C). A Frozen classifier is used as it is: its ``y_ai`` is
-        a constant.
+        Networks from x to logits of shape (N, M+1) and (N, C). A Frozen classifier is not trained: its ``y_ai`` is a
+        constant.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against priors on weights.
 
@@ -87,7 +88,7 @@ def two_stage(
     known = truth >= 0
 
     with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
-        # A missing annotation is no truth that is known: it is masked with the wrong ones.
+        # A missing annotation never equals a known truth: it is masked like a wrong one.
         with numpyro.plate("expert", num_deciders, dim=-1), mask(mask=known & (said == truth)):
             numpyro.factor("deferral", log_softmax(gate_logits))
         with mask(mask=known):

@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = ["SLACK", "check_bounds"]
 
-SLACK = 1e-6  # tolerance on the bounds themselves, which come as decimal fractions
+SLACK = 1e-6  # tolerance on the bounds themselves, which are decimal fractions
 
 
 def check_bounds(lower: Any, upper: Any) -> tuple[Any, Any]:
@@ -27,7 +27,7 @@ def check_bounds(lower: Any, upper: Any) -> tuple[Any, Any]:
     Raises
     ------
     ValueError
-        If they are of different shapes, crossed, outside [0, 1], or if no distribution meets them.
+        If they have different shapes, cross, lie outside [0, 1], or if no distribution meets them.
     """
     if isinstance(lower, jax.core.Tracer) or isinstance(upper, jax.core.Tracer):
         return lower, upper

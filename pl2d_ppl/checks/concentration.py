@@ -11,12 +11,12 @@ __all__ = ["check_concentration"]
 def check_concentration(
     alpha: Any, size: int, name: str = "concentration alpha", hint: str = "50, or at least 2"
 ) -> Any:
-    """Check the concentration of a Dirichlet, as far as it is known before compilation; return it.
+    """Check the concentration of a Dirichlet, as far as possible before compilation, and return it.
 
     Raises
     ------
     ValueError
-        If it is neither a number nor one a component, or not positive.
+        If it is neither one number nor one per component, or not positive.
     """
     if np.shape(alpha) not in ((), (1,), (size,)):
         raise ValueError(f"Expected a {name}, or one for each of {size}, found shape {np.shape(alpha)}.")

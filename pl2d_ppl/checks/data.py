@@ -24,11 +24,11 @@ def check_data(data: Mapping[str, Any], batch_size: int, name: str, like: Mappin
     data : mapping of str to array, shape (N, ...)
         The arrays.
     batch_size : int
-        Items a step.
+        Number of items per step.
     name : str
-        What the arrays are called, in messages.
+        Name of the arrays, for messages.
     like : mapping, optional
-        Training data, whose entries this must have too.
+        Training data, whose entries these data must have too.
 
     Returns
     -------
@@ -38,8 +38,8 @@ def check_data(data: Mapping[str, Any], batch_size: int, name: str, like: Mappin
     Raises
     ------
     ValueError
-        If lengths disagree, if there are fewer items than a batch, if a float is NaN or infinite, if labels are
-        not integers from -1 up, or if an entry is missing.
+        If lengths disagree, there are fewer items than a batch, a float is NaN or infinite, labels are not integers
+        from -1 up, or an entry is missing.
     """
     if not data:
         raise ValueError(f"Expected {name} as a mapping from names to arrays, such as x, annotations, y; found none.")
@@ -61,12 +61,13 @@ def check_data(data: Mapping[str, Any], batch_size: int, name: str, like: Mappin
 
 
 def check_arguments(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Check arguments that programs take besides data.
+    """Check arguments of programs other than data.
 
     Raises
     ------
     ValueError
-        If one is data too, is not finite, is a concentration that is not positive, or a membership that is none.
+        If an argument is also in the data, is not finite, is a concentration that is not positive, or an invalid
+        membership.
     """
     for name, value in arguments.items():
         if name in data:
@@ -124,7 +125,7 @@ def _check_counts(label: str, array: np.ndarray) -> None:
 
 
 def check_categories(data: Mapping[str, Any], sites: Mapping[str, jax.ShapeDtypeStruct], name: str = "data") -> None:
-    """Check labels against the number of categories of the program's networks, where it tells it.
+    """Check labels against the number of categories of the program's networks, if it is known.
 
     Raises
     ------

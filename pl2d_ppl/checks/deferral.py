@@ -1,4 +1,4 @@
-"""Checks of a deferral: its parts against each other, and bounds against who is there."""
+"""Checks of a deferral: its parts against each other, and bounds against the people present."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +20,8 @@ __all__ = [
     "warn_of_missed_bounds",
 ]
 
-MANY = 20  # names in a message, where they say what to pass
-PRECISION = 1e-4  # of shares, of which who decides within an option is found in float32
+MANY = 20  # names in a message that lists what to pass
+PRECISION = 1e-4  # of shares, since people within an option are weighted in float32
 
 
 def check_parts(log_gate: NDArray, ai: NDArray, people_probs: NDArray) -> None:
@@ -49,7 +49,7 @@ def check_parts(log_gate: NDArray, ai: NDArray, people_probs: NDArray) -> None:
 
 
 def check_draws(draws: Any, shape: tuple[int, int]) -> NDArray[np.floating]:
-    """Check draws of where people belong against the shape of who decides."""
+    """Check draws of memberships against the shape of people_probs."""
     draws = np.asarray(draws, float)
     expected = (shape[0] - 1, shape[1] - 1)
     if draws.ndim != 3 or draws.shape[1:] != expected or not len(draws) or not (draws >= 0).all():
@@ -61,7 +61,7 @@ def check_draws(draws: Any, shape: tuple[int, int]) -> NDArray[np.floating]:
 
 
 def check_staff_of_day(staff: Any, people: Sequence[str], is_able: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Check who is present, by names or by a mask, of the people who are able to decide; return the mask."""
+    """Check names or a mask of the people present against those who are able to decide; return the mask."""
     mask = np.asarray(staff)
     present = mask if mask.dtype == bool else np.isin(people, _check_names(staff, people))
     if present.shape != (len(people),):
@@ -96,7 +96,7 @@ def _check_names(staff: Any, people: Sequence[str]) -> list[str]:
 def check_bounds_of_day(
     lower: ArrayLike, upper: ArrayLike, names: Sequence[str], is_able: NDArray[np.bool_]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Check bounds on shares against who can decide: named ones, and the AI last."""
+    """Check bounds on shares against who can decide: the named people or options, then the AI."""
     low, high = np.asarray(lower, float), np.asarray(upper, float)
     for bound, name in ((low, "lower"), (high, "upper")):
         if bound.shape != is_able.shape:
@@ -140,7 +140,7 @@ def _check_crossed(low: NDArray, high: NDArray, names: Sequence[str]) -> None:
 def warn_of_missed_bounds(
     shares: NDArray, lower: NDArray, upper: NDArray, names: Sequence[str], num_items: int
 ) -> None:
-    """Warn of shares, of named ones and of the AI last, that miss their bounds by more than an item."""
+    """Warn if shares, of the named people or options and last of the AI, miss their bounds by more than an item."""
     missed = np.maximum(lower - shares, shares - upper)
     is_missed = missed > 1 / num_items + PRECISION
     if is_missed.any():
@@ -159,5 +159,5 @@ def _with_names(values: NDArray, names: Sequence[str], limit: int = 5) -> str:
 
 
 def chosen_names(names: Sequence[str], which: NDArray[np.bool_]) -> list[str]:
-    """Return the names of those who are chosen."""
+    """Return the names of the chosen ones."""
     return [name for name, chosen in zip(names, which, strict=True) if chosen]

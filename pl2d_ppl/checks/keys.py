@@ -8,7 +8,7 @@ __all__ = ["check_key", "check_keys", "is_key"]
 
 
 def check_keys(rng_key: Any) -> None:
-    """Check a typed key, or an array of them, one a run.
+    """Check a typed key, or an array of keys, one per run.
 
     Raises
     ------
@@ -22,7 +22,7 @@ def check_keys(rng_key: Any) -> None:
 
 
 def check_key(rng_key: Any) -> None:
-    """Check that it is one typed key.
+    """Check that the argument is one typed key.
 
     Raises
     ------
@@ -35,5 +35,5 @@ def check_key(rng_key: Any) -> None:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether it is a typed key, or an array of them."""
+    """Whether the argument is a typed key, or an array of keys."""
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

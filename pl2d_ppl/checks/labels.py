@@ -1,4 +1,4 @@
-"""Labels: truth, annotations and votes, -1 where there is none."""
+"""Checks of labels: truth, annotations and votes, -1 where missing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,21 +28,21 @@ def check_labels(
     Parameters
     ----------
     name : str
-        What they are called, in messages.
+        Name of the labels, for messages.
     values : array of int
-        Categories, -1 where there is none.
+        Categories, -1 where missing.
     shape : tuple of int or str, optional
         Their shape; a letter stands for any length, such as ``("N", "M")``.
     num_categories : int, optional
-        Number of categories C, where it is known.
+        Number of categories C, if known.
     least : int
-        The least label: 0 where none may be missing.
+        The smallest label allowed: 0 if none may be missing.
     people : sequence of str, optional
         Names of the columns, for messages.
     noun : str
-        What each number is, for messages.
+        What each number represents, for messages.
     each : str
-        What each row is of, for messages.
+        What each row represents, for messages.
     may_be_empty : bool
         Whether there may be no rows, or no columns.
 
@@ -54,14 +54,14 @@ def check_labels(
     Raises
     ------
     ValueError
-        If the shape is another one, they are not integers, or one is out of range: says which.
+        If the shape is wrong, labels are not integers, or one is out of range; the message says which.
     """
     values = np.asarray(values)
     _check_shape(name, values, shape, each, people)
     if not may_be_empty and not values.size:
         what = "column" if len(values) else each
         raise ValueError(f"Expected at least one {what} in {name}, found none in shape {values.shape}. Pass some.")
-    # An array without elements has no type of its own choosing: np.zeros((N, 0)) is float64.
+    # The type of an empty array means nothing: np.zeros((N, 0)) is float64.
     if values.size and values.dtype.kind not in "iu":
         raise ValueError(
             f"Expected integer {noun} in {name}, found {values.dtype}. {_coded(least)}, and cast with .astype(int)."

@@ -1,4 +1,4 @@
-"""Where people belong among clusters."""
+"""Checks of memberships of people in clusters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,23 +20,23 @@ def check_membership(
     *,
     may_be_empty: bool = True,
 ) -> None:
-    """Check where people belong among clusters; of arrays that are traced, the shape alone.
+    """Check memberships of people in clusters; for traced arrays, check only the shape.
 
     Parameters
     ----------
     membership : array of float, shape (K, M) or (S, K, M)
         Memberships Omega, soft or one-hot, or draws of them.
     num_clusters, num_people : int, optional
-        K and M, where they are known.
+        K and M, if known.
     people : sequence, optional
         Names, for messages.
     may_be_empty : bool
-        Whether there may be a cluster without members, in every draw.
+        Whether a cluster may have no members in every draw.
 
     Raises
     ------
     ValueError
-        If the shape is another one, a number is not finite or negative, a column does not sum to one, or a cluster is
+        If the shape is wrong, a number is not finite or is negative, a column does not sum to one, or a cluster is
         empty.
     """
     shape = np.shape(membership)

@@ -1,4 +1,4 @@
-"""Networks, annotations and memberships of the models of deferral, against each other."""
+"""Checks of networks, annotations and memberships of the deferral models against each other."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["check_cluster_deferral", "check_deferral", "check_pooling"]
 
 
 def check_deferral(gate_logits: Any, ai_logits: Any, annotations: Any, expert_logits: Any = None) -> None:
-    """Check that the networks of a deferral model fit together, and its annotations to them.
+    """Check that the networks and annotations of a deferral model fit together.
 
     Raises
     ------
@@ -45,8 +45,8 @@ def check_cluster_deferral(
     Raises
     ------
     ValueError
-        If they do not, or if the membership is no membership: negative, with columns that do not sum to one, or with
-        a cluster to which nobody belongs.
+        If they do not, or if the membership is invalid: it is negative, its columns do not sum to one, or a cluster is
+        empty.
     """
     shape = np.shape(membership)
     if len(shape) not in (2, 3) or gate_logits.ndim != 2 or gate_logits.shape[1] != shape[-2] + 1:
@@ -73,7 +73,7 @@ def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: A
     Raises
     ------
     ValueError
-        If they do not, or if the membership is no membership.
+        If they do not, or if the membership is invalid.
     """
     outputs = {"classifier": ai_logits} | ({} if features is None else {"features": features})
     if any(array.ndim != 2 for array in outputs.values()):

@@ -1,4 +1,4 @@
-"""Names of people, clusters, classes and items."""
+"""Checks of names of people, clusters, classes and items."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,16 +8,16 @@ __all__ = ["distinct_names", "listed", "names_of"]
 
 
 def names_of(given: Sequence[Any] | None, size: int, what: str) -> tuple[str, ...]:
-    """Names of people or clusters, as given or numbered.
+    """Return names of people or clusters, as given or numbered.
 
     Parameters
     ----------
     given : sequence, optional
         Names; by default numbers.
     size : int
-        How many there are.
+        Number of people or clusters.
     what : {"person", "cluster"}
-        What they name.
+        What the names refer to.
 
     Returns
     -------
@@ -27,7 +27,7 @@ def names_of(given: Sequence[Any] | None, size: int, what: str) -> tuple[str, ..
     Raises
     ------
     ValueError
-        If there are more or fewer, or two the same.
+        If the number of names differs, or two are equal.
     """
     names = tuple(f"{what}_{i}" for i in range(size)) if given is None else tuple(map(str, given))
     if len(names) != size:
@@ -50,6 +50,6 @@ def distinct_names(field: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:
-    """Names for a message, at most so many."""
+    """List names for a message, up to a largest number."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(repr, names[:limit])) + more

@@ -1,4 +1,4 @@
-"""Probabilities that sum to one."""
+"""Checks of probabilities that sum to one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 __all__ = ["TOLERANCE", "check_probabilities"]
 
-TOLERANCE = 1e-3  # of sums of probabilities, which float32 and rounding for print leave a little off one
+TOLERANCE = 1e-3  # of sums of probabilities, which float32 and printed digits leave slightly off one
 
 
 def check_probabilities(
@@ -25,7 +25,7 @@ def check_probabilities(
     Parameters
     ----------
     name : str
-        What they are called, in messages.
+        Name of the probabilities, for messages.
     values : array of float
         The probabilities.
     axes : str
@@ -45,7 +45,7 @@ def check_probabilities(
     Raises
     ------
     ValueError
-        If an axis is missing or empty, a number is negative or NaN, or they do not sum to one: says where.
+        If an axis is missing or empty, a number is negative or NaN, or a sum is not one; the message says where.
     """
     probs = np.asarray(values)
     probs = probs if probs.dtype.kind == "f" else probs.astype(float)
@@ -72,7 +72,7 @@ def check_probabilities(
 
 
 def _least(probs: NDArray) -> str:
-    """Say which number is negative, as not all are shown."""
+    """Say which number is negative, since a message does not show all."""
     return f" and least {probs.min():.6g}" if (probs < 0).any() else ""
 
 

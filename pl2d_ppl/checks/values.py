@@ -1,4 +1,4 @@
-"""Checks that simulations share: every error says what was expected, what was found, and what to do."""
+"""Shared checks of simulations; every error says what was expected, what was found, and what to do."""
 
 from collections.abc import Collection
 from typing import Any
@@ -24,7 +24,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 
 def check_num_categories(num_categories: int) -> None:
-    """Check that there is something to confuse."""
+    """Check that there are at least two categories."""
     if num_categories < 2:
         raise ValueError(
             f"Expected num_categories of at least 2, found {num_categories}. Raise it: nobody errs with one category."
@@ -34,7 +34,7 @@ def check_num_categories(num_categories: int) -> None:
 def truth(y: ArrayLike, num_categories: int) -> NDArray:
     """Return `y` as a vector of known categories, all below `num_categories`."""
     check_num_categories(num_categories)
-    # Signed, as 8-bit labels wrap around.
+    # Signed, since 8-bit labels wrap around.
     return check_labels("y", y, ("N",), num_categories, least=0, may_be_empty=False).astype(int)
 
 

@@ -1,4 +1,4 @@
-"""Programs of anonymous votes, and their votes."""
+"""Checks of programs of anonymous votes, and of their votes."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ __all__ = ["check_staff", "check_vote_values", "check_votes"]
 
 
 def check_staff(truth_logits: Any, sizes: Any, votes: Any, counts: Any) -> None:
-    """Check a program of votes by a staff of which nobody votes twice, as far as it is known before compilation.
+    """Check a program of votes by a staff where nobody votes twice, as far as possible before compilation.
 
     Raises
     ------
     ValueError
-        If the network's output is not (N, C), sizes are not whole numbers from 1, or an item has more votes than
+        If the network's output is not (N, C), sizes are not whole numbers from 1 up, or an item has more votes than
         there are people.
     """
     if truth_logits.ndim != 2:
@@ -36,7 +36,7 @@ def check_staff(truth_logits: Any, sizes: Any, votes: Any, counts: Any) -> None:
 
 
 def check_votes(cluster_logits: Any, votes: Any, counts: Any) -> None:
-    """Check that the networks of a program of anonymous votes fit together with its votes.
+    """Check that the networks of a program of anonymous votes fit its votes.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def check_votes(cluster_logits: Any, votes: Any, counts: Any) -> None:
 
 
 def check_vote_values(num_categories: int, votes: Any, counts: Any, max_votes: int | None) -> None:
-    """Check votes against the number of categories, and of votes on an item, where they are known.
+    """Check votes against the number of categories, and the number of votes on an item, if known.
 
     Raises
     ------

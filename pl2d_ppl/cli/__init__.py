@@ -1,1 +1,1 @@
-"""The command ``pl2d``: a file for each command."""
+"""The command ``pl2d``, with one file per subcommand."""

@@ -1,4 +1,4 @@
-"""The command ``pl2d``: its commands are imported when they are run, so that ``pl2d --help`` answers at once."""
+"""The command ``pl2d``, which imports a subcommand only when it runs, so that ``pl2d --help`` answers at once."""
 
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ __all__ = ["COMMANDS", "app"]
 
 
 class Place(NamedTuple):
-    """Where a command is, and the first line of its help."""
+    """Location of a command, and the first line of its help."""
 
     module: str
     name: str
@@ -30,10 +30,10 @@ COMMANDS = {
 
 
 class _LazyCommand(TyperCommand):
-    """A command of which nothing but the first line of its help is known until it is run."""
+    """A command that is known only by the first line of its help until it runs."""
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        """Import the command, and let it take over."""
+        """Import the command, and make its context."""
         place = COMMANDS[str(self.name)]
         found = getattr(import_module(f"pl2d_ppl.cli.{place.module}"), place.name)
         if not isinstance(found, typer.Typer):
@@ -44,7 +44,7 @@ class _LazyCommand(TyperCommand):
 
 
 class _LazyGroup(TyperGroup):
-    """The commands, none of them imported."""
+    """The commands, without importing any of them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands."""

@@ -1,4 +1,4 @@
-"""``pl2d clusters``: fits, a choice of the number of clusters, and where identified people belong."""
+"""``pl2d clusters``: fit clusters, choose their number, and place identified people among them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -136,7 +136,7 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
 
 
 def _rows(runs: Sequence[ClusterRun], x: NDArray, counts: NDArray) -> list[dict[str, Any]]:
-    """Perplexities of every fit, by the bound and exactly."""
+    """Compute perplexities of every fit, by the bound and exactly."""
     total = np.array([counts.sum()])
     if not total.any():
         raise ValueError("Expected votes on held-out items, found none. Raise --test-share, or bring more votes.")
@@ -157,7 +157,7 @@ def _report(
     test: NDArray,
     options: ClusterOptions,
 ) -> dict[str, Any]:
-    """Collect what is written to clusters.json; the exact evidence decides where every fit has it."""
+    """Collect the contents of clusters.json; the exact evidence chooses the number if every fit has it."""
     exact = all(row["perplexity_evidence"] is not None for row in rows)
     kind = "perplexity_evidence" if exact else "perplexity_elbo"
     by_seed = [[r[kind] for r in rows if r["num_clusters"] == k] for k in options.num_clusters]
@@ -178,7 +178,7 @@ def _report(
 
 
 def _best(rows: Sequence[dict[str, Any]], num_clusters: int) -> int:
-    """Return the place of the fit of K clusters with the lowest bound on the perplexity."""
+    """Return the index of the fit of K clusters with the lowest bound on the perplexity."""
     return min(
         (i for i, row in enumerate(rows) if row["num_clusters"] == num_clusters),
         key=lambda i: rows[i]["perplexity_elbo"],
@@ -196,7 +196,7 @@ def _write(
     test: NDArray,
     key: jax.Array,
 ) -> list[str]:
-    """Write the report, the pictures and the posterior; returns their paths."""
+    """Write the report, the pictures and the posterior; return their paths."""
     names = [f"cluster {k}" for k in range(best.num_clusters)]
     figures = {"perplexity.png": plot_perplexity(report["fits"], chosen=report["chosen"])}
     kept = test[:KEPT_ITEMS]
@@ -229,7 +229,7 @@ def _write(
 
 
 def _agreement(probs: NDArray, counts: NDArray) -> NDArray:
-    """How often a cluster says what most votes on an item say, by that category, shape (K, C); NaN for none."""
+    """Share of a cluster's votes for an item's plurality, by plurality category, shape (K, C); NaN without items."""
     plurality = counts.argmax(1)
     voted = counts.any(1)
     means = [probs[(plurality == c) & voted, :, c] for c in range(counts.shape[1])]

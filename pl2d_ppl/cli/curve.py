@@ -1,4 +1,4 @@
-"""``pl2d curve``: train at several coverages; accuracy against coverage."""
+"""``pl2d curve``: train at several coverages; report accuracy against coverage."""
 
 import dataclasses
 from enum import StrEnum
@@ -26,7 +26,7 @@ __all__ = ["CurveOptions", "Method", "curve", "run_curve"]
 
 
 class Method(StrEnum):
-    """What can be trained without memberships of people in clusters."""
+    """Methods that need no memberships of people in clusters."""
 
     prob_l2d = "prob-l2d"
     naive = "naive"

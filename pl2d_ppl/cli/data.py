@@ -1,4 +1,4 @@
-"""``pl2d data``: files of annotations described, and converted from one format to another."""
+"""``pl2d data``: describe files of annotations, and convert them from one format to another."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ __all__ = ["data_app"]
 
 
 class TableLayout(StrEnum):
-    """What a row of a table is."""
+    """What a row of a table holds."""
 
     long = "long"
     wide = "wide"
@@ -31,7 +31,7 @@ class TableLayout(StrEnum):
 
 
 class DuplicateRule(StrEnum):
-    """Which label counts, of several that somebody gave to an item."""
+    """Which label counts if a person gave an item several."""
 
     error = "error"
     first = "first"
@@ -99,7 +99,7 @@ def _reading_options(
 
 
 def _takes_reading_options(command: Callable) -> Callable:
-    """Give a command the options of reading as options of its own, in the place of its `reading`."""
+    """Replace a command's parameter `reading` by the options of reading."""
     own = [p for p in signature(command).parameters.values() if p.name != "reading"]
     shared = signature(_reading_options).parameters
 
@@ -152,7 +152,7 @@ FIGURES = (".png", ".pdf", ".svg")
 
 @dataclasses.dataclass(frozen=True)
 class ReadingOptions:
-    """Options of reading; see the help of ``pl2d data``. What is None or empty was not asked for."""
+    """Options of reading; see the help of ``pl2d data``. None or empty means not requested."""
 
     layout: str | None = None
     columns: Sequence[str] = ()
@@ -166,7 +166,7 @@ class ReadingOptions:
     variant: str | None = None
 
     def read(self, path: Path) -> tuple[Annotated, Annotated | None]:
-        """Read a file or folder; no truth need be known."""
+        """Read a file or folder; all truth may be unknown."""
         asked = {name: value for name, value in vars(self).items() if value}
         if self.columns:
             asked["columns"] = _columns(self.columns)
@@ -174,7 +174,7 @@ class ReadingOptions:
 
 
 def _columns(pairs: Sequence[str]) -> dict[str, str | None]:
-    """Columns by role, out of ROLE=NAME; without a name there is none."""
+    """Parse ROLE=NAME into columns by role; an empty name means no such column."""
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise ValueError(f"Expected --column ROLE=NAME, such as --column label=diagnosis, found {wrong[0]!r}.")
@@ -212,7 +212,7 @@ def _about(data: Annotated) -> str:
 
 
 def _described(data: Annotated) -> dict[str, Any]:
-    """Summary as JSON has it: a list of patterns, and null for what cannot be told."""
+    """Convert the summary to JSON values: a list of patterns, and null for unknown values."""
     summary = dataclasses.asdict(data.summary())
     patterns = [{"people": list(who), "items": number} for who, number in summary.pop("patterns").items()]
     return {"classes": list(data.classes), **_told(summary), "patterns": patterns}
@@ -238,7 +238,7 @@ def run_convert(
     if out.resolve() == path.resolve():
         raise ValueError(f"Expected another file to write than the one that is read, found {out} twice.")
     train, test = options.read(path)
-    if out.suffix.lower() in (".npz", ".nc"):  # which hold features, so that these must be read
+    if out.suffix.lower() in (".npz", ".nc"):  # these hold features, which must therefore be read
         train, test = train.read(), None if test is None else test.read()
     write_data(out, train, test, **asked)
     parts = [str(part.summary()).splitlines()[0] for part in (train, test) if part is not None]

@@ -42,7 +42,7 @@ def demo(
 
 
 def run_demo(out: Path, *, quick: bool = False) -> str:
-    """Run ``pl2d demo``: the table, curve.png, report.json and posterior.nc."""
+    """Run ``pl2d demo``; write curve.png, report.json and posterior.nc, and return the table."""
     check_writable(out / "report.json")
     coverages = (0.0, 0.5, 1.0) if quick else (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     schedule = Schedule(steps=200 if quick else 600)
@@ -63,7 +63,7 @@ def run_demo(out: Path, *, quick: bool = False) -> str:
 
 
 def _save_posterior(path: Path, prepare: Callable, schedule: Schedule) -> None:
-    """Fit at coverage one half, and write the posterior of the test items' deciders and annotations."""
+    """Fit at coverage one half, and write the posterior of who decides the test items, and of annotations."""
     fit_key, posterior_key = jax.random.split(jax.random.key(0))
     train, test = prepare(fit_key, 0)
     lower, upper = coverage_bounds(0.5, train.num_experts)

@@ -108,12 +108,12 @@ def _bounds(options: FitOptions, names: Sequence[str]) -> tuple[list[float], lis
 
 
 def programs_of(data: Annotated, settings: Mapping[str, Any]) -> tuple:
-    """Build model, guide with its bounds, and schedule of a fit from data and settings."""
+    """Build the model, the guide with its bounds, and the schedule of a fit from data and settings."""
     model, guide = build_method("prob-l2d", data, HIDDEN, settings["guide"])
     guide = workload(guide, "z", settings["lower"], settings["upper"])
     return model, guide, Schedule(steps=settings["steps"], batch_size=settings["batch_size"])
 
 
 def share_table(day: Deferral) -> str:
-    """Table of everybody's share of the items."""
+    """Table of each person's share of the items."""
     return "\n".join(f"  {name:<20}{share:.3f}" for name, share in zip((*day.people, "AI"), day.shares, strict=True))

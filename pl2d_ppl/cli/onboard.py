@@ -33,7 +33,7 @@ __all__ = ["onboard", "run_onboard"]
 
 
 class Gate(StrEnum):
-    """What gates see."""
+    """Inputs of the gates."""
 
     features = "features"
     features_confidence = "features+confidence"
@@ -125,7 +125,7 @@ def run_onboard(
 
 
 def _check(contexts: Sequence[int], options: OnboardingOptions) -> None:
-    """Refuse at once what would be refused after the AI was trained."""
+    """Refuse bad options now, which would otherwise fail only after the AI was trained."""
     if not contexts or contexts[0] < 1:
         raise ValueError(f"Expected numbers of context items from 1 up, found {contexts or 'none'}.")
     if any(not 0 <= rate <= 1 for rate in options.rates):
@@ -154,12 +154,12 @@ def _check_items(num_items: int, num_context: int, options: OnboardingOptions) -
 
 
 def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
-    """Items with truth, of a file or of the demonstration, and where they come from."""
+    """Read items with truth from a file, or take those of the demo; also return their source."""
     if path is None:
         data = digits(jax.random.key(0))
         return data, {"data": "digits", "sha256": sha256(data.x.tobytes() + data.y.tobytes()).hexdigest()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that somebody is silent does not matter here
+        warnings.simplefilter("ignore", UserWarning)  # people without annotations do not matter here
         data, test = read_with_features(path)
     unused = {
         f"annotations of {data.num_experts} people": data.num_experts,

@@ -1,4 +1,4 @@
-"""What commands share: their common options, errors as one message, lists with commas."""
+"""Shared parts of commands: common options, errors as one message, comma-separated lists."""
 
 import logging
 import sys
@@ -63,18 +63,18 @@ def reports_errors(command: Callable) -> Callable:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """Show users of the command what the warning says, not where it was raised."""
+    """Show users of the command the text of a warning, without the place that raised it."""
     if issubclass(category, UserWarning):
         typer.secho(f"pl2d: {message}", fg="yellow", err=True)
 
 
 def names(text: str) -> list[str]:
-    """Read what stands between commas."""
+    """Read comma-separated names."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def integers(text: str) -> list[int]:
-    """Read whole numbers with commas between them."""
+    """Read comma-separated whole numbers."""
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -82,7 +82,7 @@ def integers(text: str) -> list[int]:
 
 
 def floats(text: str) -> list[float]:
-    """Read numbers with commas between them."""
+    """Read comma-separated numbers."""
     try:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:

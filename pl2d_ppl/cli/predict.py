@@ -1,4 +1,4 @@
-"""``pl2d predict``: who answers new items, by a fit on disk."""
+"""``pl2d predict``: decide who answers new items, by a fit on disk."""
 
 import json
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ def run_predict(folder: Path, path: Path, out: Path) -> str:
 
 
 def _policy(settings: Mapping[str, Any]) -> Policy:
-    """Return the policy of a fit; JSON has null for the -inf of an option that is closed."""
+    """Return the policy of a fit; JSON stores -inf, the offset of a closed option, as null."""
     offsets = [-np.inf if offset is None else offset for offset in settings["policy"]["offsets"]]
     return Policy(np.array(offsets, float), np.array(settings["policy"]["people_probs"], float))
 
@@ -91,7 +91,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def load_saved(folder: Path, settings: Mapping[str, Any], x: np.ndarray) -> FitResult:
-    """Build the programs of a fit anew, from what its folder tells, and read the fit."""
+    """Rebuild the programs of a fit from its settings, and read the fit."""
     num_items, num_experts = settings["num_items"], len(settings["annotators"])
     shape = Annotated(
         np.broadcast_to(x[:1], (num_items, *x.shape[1:])),

@@ -1,4 +1,4 @@
-"""Data that commands train on, and decide on."""
+"""Read the data that commands train on, and decide on."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ __all__ = ["read_inputs", "read_with_features"]
 
 
 def read_with_features(path: Path, *, subset: bool = False) -> tuple[Annotated, Annotated | None]:
-    """Read data of any format, which must have features; of a subset no truth need be known."""
+    """Read data of any format, which must have features; the truth of a subset may be unknown."""
     train, test = read_data(path, subset=subset)
     if np.shape(train.x)[1:] == (0,):
         raise ValueError(
@@ -23,7 +23,7 @@ def read_with_features(path: Path, *, subset: bool = False) -> tuple[Annotated, 
 
 
 def read_inputs(path: Path) -> np.ndarray:
-    """Features of new items, of which nothing else need be known."""
+    """Read features of new items; nothing else about them need be known."""
     if path.exists() and format_of(path) != "npz":
         table = format_of(path) == "table"
         x = np.asarray(read_features(path)[1] if table else read_with_features(path, subset=True)[0].x, np.float32)

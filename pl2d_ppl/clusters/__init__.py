@@ -1,1 +1,1 @@
-"""Clusters of people from anonymous votes: fits, evidence, and how many there are."""
+"""Clusters of people from anonymous votes: fits, evidence, and the number of clusters."""

@@ -1,7 +1,7 @@
-"""How good a partition of people is: agreement with true groups, and how far the memberships lie apart.
+"""Metrics of a partition of people: agreement with true groups, and distances between memberships.
 
-Everything here is computed on the host, in float64. A membership has one row a cluster and one column a person, and its
-columns sum to one; a hard partition is one of zeros and ones.
+Everything here is computed on the host, in float64. A membership has one row per cluster and one column per person, and
+its columns sum to one; a hard partition has only zeros and ones.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ __all__ = ["cosine_dissimilarity", "partition_scores", "within_group_spread"]
 def partition_scores(groups: ArrayLike, membership: ArrayLike) -> dict[str, float]:
     """Compute the agreement of a partition with the true groups, corrected for chance.
 
-    Everybody is put into the cluster of their largest membership, the first among equals. Neither score depends on
-    how groups and clusters are numbered; both are 1 for the same partition, and 0 on average for a random one.
+    Each person is assigned to the cluster of their largest membership, the first of tied ones. Neither score depends on
+    how groups and clusters are numbered; both are 1 for equal partitions, and 0 on average for a random one.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def cosine_dissimilarity(membership: ArrayLike) -> float:
     if num_people < 2:
         raise ValueError("Expected at least two people, found 1. A single person is dissimilar to nobody.")
     directions = membership / np.linalg.norm(membership, axis=0)
-    # The squared norm of a sum of unit vectors: M, and every pair's cosine twice.
+    # The squared norm of a sum of unit vectors is M plus twice the cosine of every pair.
     cosines = ((directions.sum(1) ** 2).sum() - num_people) / (num_people * (num_people - 1))
     return float(np.clip(1 - cosines, 0, 1))
 
 
 def within_group_spread(groups: ArrayLike, membership: ArrayLike) -> float:
-    r"""Compute how far the memberships of two people of one true group lie apart, at most.
+    r"""Compute the largest difference between the memberships of two people of one true group.
 
     .. math:: \max_{m, n: c_m = c_n} \max_k | \omega_{km} - \omega_{kn} |
 
@@ -95,7 +95,7 @@ def within_group_spread(groups: ArrayLike, membership: ArrayLike) -> float:
     groups : array of int, shape (M,)
         True group of each person.
     membership : array of float, shape (K, M)
-        Soft or hard memberships, the clusters compared as they are.
+        Soft or hard memberships; clusters are compared without matching.
 
     Returns
     -------

@@ -1,12 +1,12 @@
 r"""Newton steps in log scale for the concentration of a Dirichlet.
 
-The loss of an item is, in its concentration :math:`\alpha` and with :math:`m = E_q[\ln u]`,
+As a function of the concentration :math:`\alpha`, with :math:`m = E_q[\ln u]`, the loss of an item is
 
 .. math:: \ell(\alpha) = \sum_k \ln \Gamma(\alpha_k) - \ln \Gamma(\alpha_0) - \sum_k (\alpha_k - 1) m_k,
 
 with :math:`\alpha_0 = \sum_k \alpha_k` and the Hessian
-:math:`H = \mathrm{diag}(\psi'(\alpha_k)) - \psi'(\alpha_0) 1 1^\top`. In :math:`\ln \alpha`, which is free of
-bounds, the Newton step is equation B.29,
+:math:`H = \mathrm{diag}(\psi'(\alpha_k)) - \psi'(\alpha_0) 1 1^\top`. In :math:`\ln \alpha`, which is unbounded, the
+Newton step is equation B.29,
 
 .. math:: \alpha \leftarrow \alpha \exp \left\{ - \left[ H \, \mathrm{diag}(\alpha) + \mathrm{diag}(\nabla \ell)
           \right]^{-1} \nabla \ell \right\},
@@ -18,10 +18,10 @@ or, with :math:`g = \mathrm{diag}(\alpha) \nabla \ell`, the gradient in :math:`\
 
 Equation B.23 has the opposite sign, which would maximise the loss.
 
-The matrix need not be positive definite far from the optimum, and steps then overshoot. Of :math:`\mathrm{diag}(g)`
-only the positive part is kept: the matrix then is positive definite, as H is; at the optimum, where g is 0, nothing
-changes. (From 600 random starts this took 12 steps on average and 20 at most; absolute values of the eigenvalues,
-another safeguard, 16 and 37.)
+Far from the optimum the matrix may not be positive definite, and steps then overshoot. Only the positive part of
+:math:`\mathrm{diag}(g)` is therefore kept: the matrix is then positive definite, as H is. At the optimum, where g is 0,
+nothing changes. (From 600 random starts this took 12 steps on average and 20 at most. Absolute values of the
+eigenvalues, another safeguard, took 16 and 37.)
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ from pl2d_ppl.checks.concentration import check_concentration
 __all__ = ["NewtonState", "fit_concentration", "newton_log_concentration", "with_newton"]
 
 MAX_STEP = 1.0  # in ln alpha: a factor of e
-ROUNDINGS = 4.0  # a gradient of so many rounding errors of its terms is zero, for all that can be told
+ROUNDINGS = 4.0  # a gradient of this many rounding errors of its terms counts as zero
 
 
 class NewtonState(NamedTuple):
@@ -55,26 +55,26 @@ class NewtonState(NamedTuple):
 
 
 def newton_log_concentration(learning_rate: float = 1.0, max_step: float = MAX_STEP) -> optax.GradientTransformation:
-    """Newton's method for parameters that are the logarithm of a Dirichlet's concentration.
+    """Make Newton's method for parameters that are the logarithm of a Dirichlet's concentration.
 
-    The gradient comes from the program, whatever its prior of alpha; the curvature is that of the loss of an item,
-    for a loss that is the negative ELBO an item. Where alpha has a prior, its own curvature is left out: steps still
-    lead to the mode, linearly instead of quadratically, as long as the prior weighs less than the items. So do they
-    where u is latent, whose posterior moves with alpha (generalised EM).
+    The gradient comes from the program, with any prior of alpha. The curvature is that of the loss of an item, for a
+    loss that is the negative ELBO per item. The curvature of a prior of alpha is left out: steps still lead to the
+    mode, linearly instead of quadratically, as long as the prior weighs less than the items. The same holds for a
+    latent u, whose posterior moves with alpha (generalised EM).
 
-    No entry of ln alpha changes by more than `max_step` at once. A concentration of one component has no curvature but
-    its prior's; a curvature of 1 stands in for it.
+    No entry of ln alpha changes by more than `max_step` at once. The curvature of a concentration with one component
+    comes only from its prior; a curvature of 1 replaces it.
 
-    On mini-batches, choose a `learning_rate` such as 0.1. The gradient inside the curvature is then a running mean
-    with the same rate: were it of the same mini-batch as the step, the two would be correlated, and alpha too large
-    (measured for batches of 20: by 6 %; with the running mean, by 0.1 %). At 1 there is no averaging.
+    On mini-batches, choose a `learning_rate` such as 0.1. The gradient inside the curvature is then a running mean with
+    the same rate. A gradient of the same mini-batch as the step would be correlated with it, and alpha would be too
+    large (measured for batches of 20: by 6 %; with the running mean, by 0.1 %). A rate of 1 averages nothing.
 
     Parameters
     ----------
     learning_rate : float
-        Factor of the step, after it has been clipped; in (0, 1]; less than 1 averages over mini-batches.
+        Factor of the clipped step, in (0, 1]; less than 1 averages over mini-batches.
     max_step : float
-        Largest change of ln alpha, before the factor.
+        Largest change of ln alpha, before the factor is applied.
 
     Returns
     -------
@@ -129,22 +129,22 @@ def with_newton(
     Parameters
     ----------
     optimizer : optax.GradientTransformation
-        Of all other parameters.
+        Optimizer of all other parameters.
     site : str
         Name of the concentration among the parameters: that of ``numpyro.param(site, ..., constraint=positive)``, or
-        ``f"{site}_auto_loc"`` where a guide of point estimates, AutoDelta, has it. NumPyro keeps the logarithm.
+        ``f"{site}_auto_loc"`` for a guide of point estimates, AutoDelta. NumPyro stores the logarithm.
     learning_rate, max_step : float
         See :func:`newton_log_concentration`.
 
     Returns
     -------
     optax.GradientTransformation
-        For a dict of parameters.
+        Optimizer for a dict of parameters.
 
     Raises
     ------
     ValueError
-        On ``init``, if the parameters have none of this name, and as :func:`newton_log_concentration`.
+        On ``init``, if no parameter has this name; otherwise like :func:`newton_log_concentration`.
     """
 
     def labels(params: Any) -> dict[str, str]:
@@ -163,7 +163,7 @@ def with_newton(
 def fit_concentration(
     log_means: Any, alpha0: Any = None, *, tolerance: float = 1e-6, max_steps: int = 100
 ) -> tuple[Array, Array, Array]:
-    """Fit the concentration of a Dirichlet to E[ln u] by maximum likelihood: the M-step over a full data set.
+    """Fit the concentration of a Dirichlet to E[ln u] by maximum likelihood: the M-step on a full data set.
 
     Parameters
     ----------
@@ -172,8 +172,8 @@ def fit_concentration(
     alpha0 : float or array of shape (K,), optional
         Concentration to start from; by default 1.
     tolerance : float
-        Stop where no entry of the gradient of the loss of an item, in ln alpha, exceeds this, or the error that
-        rounding leaves in it: about 1e-5 at alpha = 10 in float32.
+        Stop when no entry of the gradient of the loss of an item, in ln alpha, exceeds this or the rounding error of
+        the gradient: about 1e-5 at alpha = 10 in float32.
     max_steps : int
         At most this many steps.
 
@@ -182,15 +182,15 @@ def fit_concentration(
     alpha : Array, shape (K,)
         The concentration.
     steps : Array
-        Steps that were made.
+        Number of steps taken.
     gradient_norm : Array
-        Largest entry of the gradient of the loss of an item, in ln alpha, by its absolute value.
+        Largest absolute entry of the gradient of the loss of an item, in ln alpha.
 
     Raises
     ------
     ValueError
-        If log_means is not of shape (N, K) with K >= 2, or, unless it is traced, is not of distributions, or of ones
-        so alike that the likelihood has no maximum; if alpha0 is not positive; if max_steps is not positive.
+        If log_means does not have shape (N, K) with K >= 2; if it is not traced and does not come from distributions,
+        or from distributions so alike that the likelihood has no maximum; if alpha0 or max_steps is not positive.
     """
     log_means = jnp.asarray(log_means)
     if not jnp.issubdtype(log_means.dtype, jnp.floating):
@@ -209,7 +209,7 @@ def fit_concentration(
 
 @jax.jit
 def _maximise(start: Array, mean: Array, tolerance: Array, max_steps: Array) -> tuple[Array, Array, Array]:
-    """Newton's method on the loss of an item, from ln alpha."""
+    """Run Newton's method on the loss of an item, starting from ln alpha."""
 
     def gradient(x: Array) -> tuple[Array, Array]:
         """Gradient in x, and the rounding error of its largest terms."""
@@ -256,7 +256,7 @@ def _check_statistics(log_means: Array) -> None:
 def _step(x: Array, gradient: Array, mean_gradient: Array, max_step: float) -> Array:
     """Newton step in x = ln alpha, to be subtracted, from the gradient in x."""
     values, vectors = jnp.linalg.eigh(_curvature(x) + jnp.diag(jnp.maximum(mean_gradient, 0)))
-    # Positive but for rounding errors, which the floor covers.
+    # Positive up to rounding errors, which the floor covers.
     floor = 10 * jnp.finfo(x.dtype).eps * values.max()
     step = vectors @ ((vectors.T @ gradient) / jnp.maximum(values, floor))
     return jnp.clip(step, -max_step, max_step)
@@ -272,5 +272,5 @@ def _curvature(x: Array) -> Array:
 
 
 def _curvature_of_one(alpha: Array) -> Array:
-    """alpha^2 psi'(alpha), by psi'(a) = psi'(a + 1) + 1 / a^2: does not overflow where alpha is small."""
+    """alpha^2 psi'(alpha), by psi'(a) = psi'(a + 1) + 1 / a^2, which does not overflow for small alpha."""
     return 1 + alpha**2 * polygamma(1, alpha + 1)

@@ -30,7 +30,7 @@ from pl2d_ppl.networks import Ensemble, network_for
 __all__ = ["CLUSTER_SCHEDULE", "ClusterRun", "equal_sizes", "fit_clusters", "held_out"]
 
 VoteModel = Literal["urn", "lda"]
-INACTIVE = 1e-3  # concentration of a cluster that takes no votes: its E[ln u] is below -900
+INACTIVE = 1e-3  # concentration of a cluster that gets no votes: its E[ln u] is below -900
 CLUSTER_SCHEDULE = Schedule(
     steps=1500,
     batch_size=512,
@@ -40,27 +40,27 @@ CLUSTER_SCHEDULE = Schedule(
     clip=None,
     site_learning_rate=1e-2,  # skills are learned slowly
 )
-MAX_STATES = 1500  # of the sum over assignments, for an exact evidence
+MAX_STATES = 1500  # most states in the sum over assignments, for an exact evidence
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClusterRun:
-    """One fit of K clusters, of a batch of them.
+    """One fit of K clusters, out of a batch of fits.
 
     Attributes
     ----------
     vote_model : {"urn", "lda"}
         The model.
     num_clusters : int
-        K; the batch may have networks for more, which took no part.
+        K; the batch may have networks for more clusters, which are unused.
     seed : int
-        Its number among the seeds.
+        Index of the seed.
     alpha : float
-        Concentration of LDA; NaN of the urn.
+        Concentration of LDA; NaN for the urn.
     fits : FitResult
         The batch.
     index : int
-        Its place in the batch.
+        Position of this fit in the batch.
     """
 
     vote_model: VoteModel
@@ -72,18 +72,18 @@ class ClusterRun:
 
     @property
     def result(self) -> FitResult:
-        """The fit by itself."""
+        """The fit as a single run."""
         return self.fits.run(self.index)
 
     def cluster_probs(self, x: Any, counts: Any = None, *, batch_size: int = 1000) -> NDArray:
-        """Probability that somebody of a cluster says a category.
+        """Compute the probability that a person in a cluster gives a category.
 
         Parameters
         ----------
         x : array, shape (N, ...)
             Inputs.
         counts : array of int, shape (N, C), optional
-            Of the urn: anonymous votes of others on the items, which tell of their truth.
+            Only for the urn: anonymous votes of others on the items, which inform about the truth.
         batch_size : int
             Items at a time.
 
@@ -108,7 +108,7 @@ class ClusterRun:
 
 
 def _given_votes(result: FitResult, x: NDArray, counts: NDArray, batch_size: int) -> NDArray:
-    """Cluster probabilities of the urn, averaged over the posterior of the truth."""
+    """Compute cluster probabilities of the urn, averaged over the posterior of the truth."""
     shared = result.guide.continuous.median(result.params)  # type: ignore[attr-defined]
     params = {**result.params, **shared}
     posterior = _truth_posterior(result.model)
@@ -125,7 +125,7 @@ def _truth_posterior(model: Callable) -> Callable:
 
 
 def equal_sizes(num_people: int, num_clusters: int) -> tuple[int, ...]:
-    """Split people into clusters of sizes that differ by one at most, the larger first.
+    """Split people into clusters whose sizes differ by at most one, larger ones first.
 
     Raises
     ------
@@ -156,9 +156,9 @@ def fit_clusters(
 ) -> list[ClusterRun]:
     """Fit clusters of people to anonymous votes.
 
-    LDA of all numbers of clusters, concentrations and seeds is one batch of runs, compiled once: every run has
-    networks for the largest number, and a cluster that it lacks has a concentration near zero. The urn's sizes are
-    part of its program: of every number of clusters the seeds are one batch.
+    With LDA, all numbers of clusters, concentrations and seeds form one batch of runs, compiled once: every run has
+    networks for the largest number, and surplus clusters have a concentration near zero. With the urn, cluster sizes
+    are part of the program: the seeds of each number of clusters form one batch.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def fit_clusters(
     seeds : int
         Number of seeds, of networks and mini-batches.
     validation_share : float
-        Share of the items by which the epoch is chosen.
+        Share of the items held out to choose the epoch.
     hidden : tuple of int
         Widths of the hidden layers; for images, channels of the convolutions.
     schedule : Schedule
@@ -190,7 +190,7 @@ def fit_clusters(
     Returns
     -------
     list of ClusterRun
-        One for every number of clusters, concentration (of LDA) and seed, in this order.
+        One run for every number of clusters, concentration (of LDA) and seed, in this order.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def _check_request(num_clusters: Sequence[int], seeds: int, vote_model: str, peo
 
 
 class _Setting(NamedTuple):
-    """What programs are built for."""
+    """Sizes and settings that programs are built from."""
 
     item: tuple[int, ...]
     num_categories: int
@@ -280,18 +280,18 @@ def _urn(shape: _Setting, sizes: tuple[int, ...]) -> tuple:
     from numpyro.infer.initialization import init_to_mean
 
     model = partial(annotator_urn, truth=shape.network(), sizes=sizes, num_items=shape.num_items)
-    # From random starts two clusters may meet, and hardly ever part again: the prior's means are apart.
+    # From random starts two clusters may merge, and rarely separate again: the prior's means differ.
     shared = AutoDelta(block(model, hide=["y"]), init_loc_fn=init_to_mean)
     return model, exact(model, continuous=shared), shape.optimizer()
 
 
 def held_out(runs: Sequence[ClusterRun], x: Any, counts: Any, *, batch_size: int = 1000) -> list[dict[str, float]]:
-    """Log-probability of held-out votes, in their order, given x; by the bound, and exactly where feasible.
+    """Compute the log-probability of held-out votes, in their order, given x: by the bound, and exactly if feasible.
 
     Parameters
     ----------
     runs : sequence of ClusterRun
-        From :func:`fit_clusters`.
+        Runs of :func:`fit_clusters`.
     x : array, shape (N, ...)
         Inputs of held-out items.
     counts : array of int, shape (N, C)
@@ -302,8 +302,8 @@ def held_out(runs: Sequence[ClusterRun], x: Any, counts: Any, *, batch_size: int
     Returns
     -------
     list of dict
-        For every run ``elbo`` and ``evidence``, sums over the items in nats; the evidence of LDA is NaN where the sum
-        over assignments has too many terms. Of the urn the bound is exact.
+        For every run ``elbo`` and ``evidence``, sums over the items in nats. The evidence of LDA is NaN if the sum over
+        assignments has too many terms. The bound of the urn is exact.
     """
     x, counts = jnp.asarray(x, jnp.float32), jnp.asarray(counts, jnp.int32)
     orders = float((gammaln(counts.sum(1) + 1.0) - gammaln(counts + 1.0).sum(1)).sum())

@@ -1,4 +1,4 @@
-"""How many clusters of people: perplexity, and its relative change from one number of clusters to the next.
+"""Choice of the number of clusters: perplexity, and its relative change from one number to the next.
 
 Everything here is computed on the host, in float64.
 """
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["choose_num_clusters", "marginal_perplexity", "perplexity", "relative_perplexity_change"]
 
-ROUNDING = 1e-9  # relative: changes that differ by less are equal, and the fewer clusters win
+ROUNDING = 1e-9  # relative: changes that differ by less are equal, and fewer clusters win
 
 
 def perplexity(log_prob: ArrayLike, num_votes: ArrayLike) -> float:
@@ -16,15 +16,16 @@ def perplexity(log_prob: ArrayLike, num_votes: ArrayLike) -> float:
 
     .. math:: \exp \left( - \frac{\sum_i \ln p(v_i \mid x_i)}{\sum_i L_i} \right)
 
-    It is the number of categories from which a vote might as well be guessed: C for a guess, 1 for certainty. Say
-    which of two it is: of the exact evidence, :func:`~pl2d_ppl.clusters.lda_evidence.lda_evidence`, or of the evidence
-    lower bound, which lies above it.
+    It is the number of equally likely categories among which a vote is as hard to guess: C for a uniform guess, 1 for
+    certainty. When you report it, say whether it comes from the exact evidence,
+    :func:`~pl2d_ppl.clusters.lda_evidence.lda_evidence`, or from the evidence lower bound, which gives a higher
+    perplexity.
 
     Parameters
     ----------
     log_prob : array of float, shape (N,)
-        Log evidence of each item, or its lower bound: of its votes in their order. Of counts, subtract the logarithm
-        of the multinomial coefficient first. May be -inf.
+        Log evidence of each item's votes in their order, or its lower bound. For the evidence of counts, subtract the
+        logarithm of the multinomial coefficient first. May be -inf.
     num_votes : array of int, shape (N,)
         Number of votes on each item; 0 is allowed.
 
@@ -36,7 +37,7 @@ def perplexity(log_prob: ArrayLike, num_votes: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If shapes disagree, there is no vote, a number is NaN, or the probabilities exceed one.
+        If shapes disagree, there are no votes, a number is NaN, or the probabilities exceed one.
     """
     log_prob, num_votes = np.asarray(log_prob, float), np.asarray(num_votes)
     if log_prob.ndim != 1 or log_prob.size == 0:
@@ -64,12 +65,12 @@ def perplexity(log_prob: ArrayLike, num_votes: ArrayLike) -> float:
 
 
 def marginal_perplexity(train_counts: ArrayLike, test_counts: ArrayLike) -> float:
-    r"""Compute the perplexity of votes under the marginal distribution of training votes: what no input tells.
+    r"""Compute the perplexity of votes under the marginal distribution of training votes, which ignores inputs.
 
     .. math:: p_c = \frac{1 + \sum_i n_{ic}}{C + \sum_{i c'} n_{ic'}}
 
-    One is added to every category, so that one which is new at test time is not impossible. A model that does not
-    do better has learned nothing of its inputs.
+    One is added to every category, so that a category which is new at test time is possible. A model that does no
+    better has learned nothing from its inputs.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def marginal_perplexity(train_counts: ArrayLike, test_counts: ArrayLike) -> floa
     Raises
     ------
     ValueError
-        If these are not counts of the same categories, or there is no test vote.
+        If the arguments are not counts of the same categories, or there are no test votes.
     """
     train, test = _counts("train_counts", train_counts), _counts("test_counts", test_counts)
     if train.shape[1] != test.shape[1]:
@@ -106,20 +107,20 @@ def relative_perplexity_change(num_clusters: ArrayLike, perplexities: ArrayLike)
 
     .. math:: \mathrm{RPC}_i = \frac{| P_i - P_{i-1} |}{| K_i - K_{i-1} |}, \quad i = 1, \dots, n - 1
 
-    Entry i - 1 of the result tells what the step from :math:`K_{i-1}` to :math:`K_i` brought; it belongs to the
-    larger of the two, :math:`K_i`. The smallest number of clusters has none.
+    Entry i - 1 of the result is the change from :math:`K_{i-1}` to :math:`K_i`. It belongs to the larger of the two,
+    :math:`K_i`; the smallest number of clusters has no entry.
 
     Parameters
     ----------
     num_clusters : array of int, shape (n,)
         Numbers of clusters, strictly increasing; at least two.
     perplexities : array of float, shape (n,) or (seeds, n)
-        Perplexity at each; of several seeds, the mean is taken first.
+        Perplexity at each; with several seeds, the mean is taken first.
 
     Returns
     -------
     array of float, shape (n - 1,)
-        The changes, in perplexity a cluster.
+        The changes, in perplexity per cluster.
 
     Raises
     ------
@@ -138,16 +139,16 @@ def relative_perplexity_change(num_clusters: ArrayLike, perplexities: ArrayLike)
 def choose_num_clusters(num_clusters: ArrayLike, perplexities: ArrayLike) -> int:
     """Choose the smallest number of clusters that attains the largest relative perplexity change.
 
-    The change from one number of clusters to the next belongs to the latter, so that the smallest candidate cannot
-    be chosen: include one below those that you would accept, such as K = 1. The rule has no notion of noise, and
-    takes a rise of the perplexity for a fall: look at the perplexities of several seeds.
+    The change from one number of clusters to the next belongs to the latter, so that the smallest candidate cannot be
+    chosen: include one below those that you would accept, such as K = 1. The rule ignores noise, and treats a rise of
+    the perplexity like a fall: look at the perplexities of several seeds.
 
     Parameters
     ----------
     num_clusters : array of int, shape (n,)
         Numbers of clusters, strictly increasing; at least two.
     perplexities : array of float, shape (n,) or (seeds, n)
-        Perplexity at each, on held-out votes; of several seeds, the mean is taken first.
+        Perplexity at each, on held-out votes; with several seeds, the mean is taken first.
 
     Returns
     -------
@@ -157,7 +158,7 @@ def choose_num_clusters(num_clusters: ArrayLike, perplexities: ArrayLike) -> int
     Raises
     ------
     ValueError
-        As :func:`relative_perplexity_change`.
+        Under the conditions of :func:`relative_perplexity_change`.
     """
     changes = relative_perplexity_change(num_clusters, perplexities)
     attained = changes >= (1 - ROUNDING) * changes.max()

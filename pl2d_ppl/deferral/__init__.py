@@ -1,1 +1,1 @@
-"""Who decides each item on a given day, within bounds, and how good that is."""
+"""Choose who decides each item on a given day, within bounds, and evaluate the decisions."""

@@ -1,4 +1,4 @@
-"""How many items choose each option: counts that meet bounds, and offsets of an argmax that give them exactly."""
+"""Counts of items per option that meet bounds, and offsets with which an argmax gives exactly these counts."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +8,16 @@ from scipy.sparse.csgraph import csgraph_from_dense, dijkstra, floyd_warshall
 
 __all__ = ["exact_offsets", "nearest_counts", "option_counts"]
 
-CLEARANCE = 1e-6  # by which an option that may have no item stays below the others
+CLEARANCE = 1e-6  # gap by which an option that may have no item stays below the others
 
 
 def option_counts(log_gate: NDArray, offsets: NDArray) -> NDArray[np.integer]:
-    """How many items choose each option.
+    """Count the items that choose each option.
 
     Parameters
     ----------
     log_gate : array of float, shape (N, V)
-        Ln of the gate, :func:`~pl2d_ppl.deferral.offsets.untied` where a policy is followed.
+        Ln of the gate; pass it through :func:`~pl2d_ppl.deferral.offsets.untied` to follow a policy.
     offsets : array of float, shape (V,)
         Added to it.
 
@@ -32,14 +32,14 @@ def option_counts(log_gate: NDArray, offsets: NDArray) -> NDArray[np.integer]:
 def nearest_counts(
     counts: NDArray, support: NDArray, lower: NDArray, upper: NDArray, *, may_move: bool = True
 ) -> tuple[NDArray[np.integer], float]:
-    """Fewest moves of items between options after which people's shares can meet their bounds best.
+    """Find the fewest moves of items between options that let people's shares meet their bounds best.
 
     Parameters
     ----------
     counts : array of int, shape (V,)
         Number of items that choose each option; N in all.
     support : array of bool, shape (V, W)
-        Who may decide where an option is chosen.
+        Whether a person may decide where an option is chosen.
     lower, upper : array of float, shape (W,)
         Bounds on the shares.
     may_move : bool
@@ -50,7 +50,7 @@ def nearest_counts(
     counts : array of int, shape (V,)
         Number of items after the moves.
     excess : float
-        Share by which people must then miss their bounds: less than 1/N, where the bounds are feasible.
+        Share by which people must then miss their bounds: less than 1/N if the bounds are feasible.
     """
     num_items, num_options, num_people = counts.sum(), *support.shape
     option, person = np.nonzero(support)  # items flow from options to people
@@ -76,25 +76,25 @@ def nearest_counts(
 
 
 def exact_offsets(log_gate: NDArray, offsets: NDArray, counts: NDArray) -> NDArray[np.floating]:
-    """Offsets with which the argmax chooses every option a given number of times.
+    """Find offsets with which the argmax chooses every option a given number of times.
 
-    It is the assignment of items to options of the largest sum of ln gate, and its dual: starting from the argmax,
-    items move one by one along shortest augmenting paths from options with too many to options with too few. Of the
-    offsets that give that assignment, a central one is taken, so that no two options tie.
+    The assignment of items to options maximises the sum of ln gate; the offsets are its dual. Starting from the argmax,
+    items move one by one along shortest augmenting paths from options with too many to options with too few. Several
+    offsets give this assignment; a central one is returned, so that no two options tie.
 
     Parameters
     ----------
     log_gate : array of float, shape (N, V)
         Ln of the gate, finite.
     offsets : array of float, shape (V,)
-        Offsets to start from; the fewer items are to move, the faster.
+        Offsets to start from; fewer items to move take less time.
     counts : array of int, shape (V,)
         Number of items to choose each option, N in all.
 
     Returns
     -------
     array of float, shape (V,)
-        The offsets. Where items are equal, the argmax cannot tell them apart, and counts may be missed: see
+        The offsets. The argmax cannot separate equal items, and may then miss the counts: see
         :func:`~pl2d_ppl.deferral.offsets.untied`.
     """
     decision, exact = (log_gate + offsets).argmax(1), offsets.copy()
@@ -111,7 +111,7 @@ def exact_offsets(log_gate: NDArray, offsets: NDArray, counts: NDArray) -> NDArr
 
 
 def _gaps(scores: NDArray, decision: NDArray) -> tuple[NDArray, NDArray]:
-    """By how much an option may gain on another until the other's first item goes over; and that item."""
+    """Find by how much an option may gain on another before the other's first item changes over; and that item."""
     num_options = scores.shape[1]
     gap, first = np.full((num_options, num_options), np.inf), np.zeros((num_options, num_options), int)
     for option in np.unique(decision):
@@ -123,12 +123,12 @@ def _gaps(scores: NDArray, decision: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _graph(gap: NDArray) -> csr_array:
-    """Graph of all finite gaps; given the array itself, SciPy would leave out those of zero."""
+    """Graph of all finite gaps; SciPy would drop gaps of zero if given the array itself."""
     return csgraph_from_dense(gap, null_value=np.inf)
 
 
 def _central(log_gate: NDArray, decision: NDArray, offsets: NDArray, is_chosen: NDArray) -> NDArray:
-    """Offsets that keep decisions, as far from ties as the mean over extreme ones is."""
+    """Return offsets that keep the decisions and stay away from ties: the mean over extreme offsets."""
     gap, _ = _gaps(log_gate + offsets, decision)
     paths = floyd_warshall(_graph(gap[np.ix_(is_chosen, is_chosen)]))  # every row is an extreme shift
     shift = np.zeros(len(offsets))

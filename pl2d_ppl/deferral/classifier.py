@@ -1,4 +1,4 @@
-"""The AI, trained before anybody is deferred to."""
+"""Train the AI before deferral."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -50,7 +50,7 @@ def train_classifier(
     schedule : Schedule
         Steps and optimiser.
     validation_share : float
-        Share of the items by whose loss the epoch is chosen.
+        Share of the items held out; their loss chooses the epoch.
     progress : bool
         Whether to show a progress bar.
 
@@ -62,7 +62,7 @@ def train_classifier(
     Raises
     ------
     ValueError
-        If there are other numbers of inputs and labels, no label is known, or validation leaves nothing to train on.
+        If the numbers of inputs and labels differ, no label is known, or validation leaves nothing to train on.
     """
     x, y = np.asarray(x), np.asarray(y)
     check_key(rng_key)
@@ -71,7 +71,7 @@ def train_classifier(
         raise ValueError(f"Expected a share of items for validation from 0 to below 1, found {validation_share}.")
     split_key, fit_key = jax.random.split(rng_key)
     order = np.asarray(jax.random.permutation(split_key, len(x)))
-    order = order[y[order] >= 0]  # what is unknown teaches a classifier nothing
+    order = order[y[order] >= 0]  # a classifier learns nothing from items of unknown truth
     held = int(len(order) * validation_share)
     parts = [{"x": x[rows], "y": y[rows]} for rows in (order[held:], order[:held])]
     num_items = len(parts[0]["x"])
@@ -98,7 +98,7 @@ def trained_network(result: FitResult, name: str, network: Callable[..., nnx.Mod
     result : FitResult
         A fit of one run.
     name : str
-        Of the network's parameters, ``{name}$params``.
+        Name of the network; its parameters are ``{name}$params``.
     network : callable
         Function of ``rngs`` that built it.
 
@@ -120,7 +120,7 @@ def trained_network(result: FitResult, name: str, network: Callable[..., nnx.Mod
         raise ValueError(f"Expected a trained network {name!r} in the fit, found {found}.")
     module = network(rngs=nnx.Rngs(0))
     nnx.update(module, params[f"{name}$params"])
-    nnx.update(module, params.get(f"{name}$state", {}).get("state", {}))  # as nnx_module keeps it
+    nnx.update(module, params.get(f"{name}$state", {}).get("state", {}))  # nested as nnx_module stores it
     return Frozen.of(module)
 
 

@@ -1,4 +1,4 @@
-"""What decisions are worth on a data set."""
+"""Evaluate decisions on a data set."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ __all__ = ["evaluate_decisions", "expert_accuracy"]
 
 
 def evaluate_decisions(decision: np.ndarray, ai_labels: np.ndarray, data: Annotated) -> dict[str, Any]:
-    """Realised coverage, accuracy and workload of decisions.
+    """Compute realised coverage, accuracy and workload of decisions.
 
     Parameters
     ----------
     decision : array of int, shape (N,)
-        Who decides, M for the AI.
+        Expert who decides, M for the AI.
     ai_labels : array of int, shape (N,)
-        What the AI says.
+        Labels that the AI gives.
     data : Annotated
         The items.
 
@@ -26,7 +26,7 @@ def evaluate_decisions(decision: np.ndarray, ai_labels: np.ndarray, data: Annota
     -------
     dict
         ``coverage``; ``accuracy``, over the items whose truth is known and whose decider annotated them;
-        ``judged``, their share; ``workload``, everybody's share of the items, shape (M+1,).
+        ``judged``, the share of these items; ``workload``, the share of the items per person, shape (M+1,).
     """
     workload_ = np.bincount(decision, minlength=data.num_experts + 1) / data.num_items
     final = final_labels(decision, data.annotations, ai_labels)
@@ -42,7 +42,7 @@ def evaluate_decisions(decision: np.ndarray, ai_labels: np.ndarray, data: Annota
 
 
 def expert_accuracy(data: Annotated) -> list[float | None]:
-    """Accuracy of every expert where annotation and truth are known; None where there is no such item."""
+    """Accuracy of every expert on items with known annotation and truth; None for an expert without such items."""
     right = data.annotations == data.y[:, None]
     known = (data.annotations >= 0) & (data.y >= 0)[:, None]
     return [float(r[k].mean()) if k.any() else None for r, k in zip(right.T, known.T, strict=True)]

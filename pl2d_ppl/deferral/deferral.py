@@ -1,4 +1,4 @@
-"""Who decides, on a given day, on given items: a gate over options, and who stands behind each of them."""
+"""Who decides given items on a given day: a gate over options, and the people behind each option."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,10 @@ __all__ = ["Deferral"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Deferral:
-    """Who decides each of N items: the option that a gate prefers, and a person who stands behind it.
+    """Who decides each of N items: the option that a gate prefers, and a person behind it.
 
-    Options are people themselves, or clusters of people; the AI is the last. Of any method, :meth:`of` makes one
-    from what its gate says. Staff and bounds give another one, and leave this as it is::
+    Options are people themselves, or clusters of people; the AI is the last option. :meth:`of` makes a deferral from
+    the gate of any method. Setting staff or bounds returns a new deferral and leaves this one unchanged::
 
         day = Deferral.of(gate, ai, membership=membership.soft, people=membership.people).present(["ann", "bob"])
         day.bounded([0.0] * M + [0.4], [0.2] * M + [0.4]).evaluate(annotations, y)
@@ -44,22 +44,22 @@ class Deferral:
     Parameters
     ----------
     log_gate : array of float, shape (N, V)
-        Ln of the gate over options, but for a constant in each row; -inf on all items where an option is closed.
+        Ln of the gate over options, up to a constant in each row; -inf on all items for a closed option.
     ai : array of float, shape (N, C)
         The AI's probabilities of the categories.
     people_probs : array of float, shape (V, M+1)
-        Who decides where an option is chosen, the AI last: rows sum to one, or are zero where an option is closed;
-        the last row is the AI's own.
+        Probability that each person decides where an option is chosen, the AI last. Rows sum to one, or are zero for a
+        closed option; the last row is the AI's own.
     people : tuple of str, length M
         Names.
     draws : array of float, shape (S, K, M), optional
-        Draws of where people belong among K = V - 1 clusters, over which people_probs are averaged: from them
-        :meth:`present` finds who decides among those who are there. What follows a policy has none.
+        Draws of people's memberships in K = V - 1 clusters, over which people_probs are averaged. :meth:`present` uses
+        them to find who decides among the people present. A deferral that follows a policy has no draws.
 
     Raises
     ------
     ValueError
-        If shapes disagree, numbers are not as said, or names repeat.
+        If shapes disagree, values are not as described, or names repeat.
     """
 
     log_gate: NDArray[np.floating]
@@ -81,7 +81,7 @@ class Deferral:
 
     @classmethod
     def of(cls, gate: Any, ai: Any, *, membership: Any = None, people: Sequence[Any] | None = None) -> "Deferral":
-        """Deferral of any method, from its gate.
+        """Make the deferral of any method from its gate.
 
         Parameters
         ----------
@@ -90,26 +90,26 @@ class Deferral:
         ai : array of float, shape (N, C)
             The AI's probabilities of the categories.
         membership : array of float, shape (K, M) or (S, K, M), optional
-            Where people belong among K = V - 1 clusters, soft or one-hot: columns sum to one. Of draws, who decides in
-            a cluster is averaged over those in which it has members. By default every option but the AI's is one
-            person.
+            Memberships of people in K = V - 1 clusters, soft or one-hot: columns sum to one. With draws, the
+            probabilities of who decides in a cluster are averaged over the draws in which it has members. By default
+            every option except the AI is one person.
         people : sequence of str, optional
             Names.
 
         Returns
         -------
         Deferral
-            With everybody present.
+            Deferral with everybody present.
 
         Raises
         ------
         ValueError
-            If shapes disagree, or numbers are no probabilities.
+            If shapes disagree, or values are not probabilities.
 
         Warns
         -----
         UserWarning
-            If a cluster has no members, in any draw: its share goes to the others.
+            If a cluster has no members in any draw: its share goes to the other options.
         """
         gate = check_probabilities("gate", gate, "NV").astype(float)
         ai = check_probabilities("ai", ai, "NC").astype(float)
@@ -133,35 +133,35 @@ class Deferral:
 
     @property
     def staff(self) -> NDArray[np.bool_]:
-        """Who can decide on this day, the AI last, shape (M+1,)."""
+        """Whether each person can decide on this day, the AI last, shape (M+1,)."""
         return (self.people_probs > 0).any(0)
 
     @property
     def decision(self) -> NDArray[np.integer]:
-        """Option that decides each item, the first among equals, V - 1 for the AI, shape (N,)."""
+        """Option chosen for each item, the first of tied ones, V - 1 for the AI, shape (N,)."""
         return self.log_gate.argmax(1)
 
     @property
     def shares(self) -> NDArray[np.floating]:
-        """Expected share of the items that everybody decides, the AI last, shape (M+1,)."""
+        """Expected share of the items that each person decides, the AI last, shape (M+1,)."""
         return np.bincount(self.decision, minlength=len(self.people_probs)) / self.num_items @ self.people_probs
 
     def present(self, staff: Any) -> "Deferral":
-        """Deferral among those who are present: of an option, to those of them who stand behind it.
+        """Restrict deferral to the people present: each option defers to those present behind it.
 
-        Whoever comes back is present again in this deferral, from which nothing is lost. Of draws of where people
-        belong, each is restricted to those who are present, and who decides in a cluster is then averaged over the
-        draws in which one of them belongs to it.
+        This deferral keeps everybody, so that people who return can be made present again from it. With draws of
+        memberships, each draw is restricted to the people present. The probabilities of who decides in a cluster are
+        then averaged over the draws in which one of the people present belongs to it.
 
         Parameters
         ----------
         staff : array of bool, shape (M,), or sequence of str
-            Who of the people is present, or their names. The AI always is.
+            Whether each person is present, or the names of those who are. The AI is always present.
 
         Returns
         -------
         Deferral
-            With the same people, of which those who are absent decide nothing.
+            Deferral with the same people; absent people decide nothing.
 
         Raises
         ------
@@ -171,8 +171,8 @@ class Deferral:
         Warns
         -----
         UserWarning
-            If nobody is left behind an option, such as a cluster, in any draw: its share goes to the others. Not where
-            options are people themselves.
+            If an option, such as a cluster, has nobody left behind it in any draw: its share goes to the other options.
+            There is no warning if options are people themselves.
         """
         present = check_staff_of_day(staff, self.people, self.staff[:-1])
         draws = None if self.draws is None else self.draws * present
@@ -183,7 +183,7 @@ class Deferral:
         return dataclasses.replace(self, log_gate=log_gate, people_probs=people_probs, draws=draws)
 
     def bounded(self, lower: ArrayLike, upper: ArrayLike) -> "Deferral":
-        """Deferral within bounds on everybody's share of these items; see :meth:`fit_policy`.
+        """Return a deferral within bounds on people's shares of these items; see :meth:`fit_policy`.
 
         Parameters
         ----------
@@ -193,7 +193,7 @@ class Deferral:
         Returns
         -------
         Deferral
-            With shares within the bounds, but for a fraction of an item, and without draws.
+            Deferral without draws; shares meet the bounds to within a fraction of an item.
 
         Raises
         ------
@@ -208,7 +208,7 @@ class Deferral:
         return self.follow(self.fit_policy(lower, upper))
 
     def bounded_options(self, lower: ArrayLike, upper: ArrayLike) -> "Deferral":
-        """Deferral within bounds on every option's share of these items; see :meth:`fit_policy`.
+        """Return a deferral within bounds on the options' shares of these items; see :meth:`fit_policy`.
 
         Parameters
         ----------
@@ -218,12 +218,12 @@ class Deferral:
         Returns
         -------
         Deferral
-            With the same people behind the options, and without draws.
+            Deferral with the same people behind the options, and without draws.
 
         Raises
         ------
         ValueError
-            If the bounds are of the wrong length, or if the options that are open cannot meet them.
+            If the bounds are of the wrong length, or if the open options cannot meet them.
 
         Warns
         -----
@@ -233,24 +233,24 @@ class Deferral:
         return self.follow(self.fit_policy(lower, upper, of_options=True))
 
     def fit_policy(self, lower: ArrayLike, upper: ArrayLike, *, of_options: bool = False) -> Policy:
-        """Policy under which everybody's share of these items, or every option's, is within bounds.
+        """Fit a policy under which each person's or each option's share of these items is within bounds.
 
-        Of the joint of option and person, it is the projection onto the bounds, at a temperature of the gate that
-        goes to zero; see :mod:`pl2d_ppl.deferral.offsets`. Bounds on options leave the people behind them as they are.
-        Items that are equal are told apart by their positions: shares are within bounds on these items, and in
-        expectation on others. A person whose upper bound is 0 decides nothing, whoever else is present.
+        The policy is the projection of the joint distribution of option and person onto the bounds, as the temperature
+        of the gate goes to zero; see :mod:`pl2d_ppl.deferral.offsets`. Bounds on options leave the people behind them
+        unchanged. The positions of equal items break their ties: shares meet the bounds on these items, and in
+        expectation on others. A person whose upper bound is 0 decides nothing, no matter who else is present.
 
         Parameters
         ----------
         lower, upper : array_like, shape (M+1,), or (V,) of options
             Bounds on the shares, the AI last.
         of_options : bool
-            Whether they are on the options' shares, instead of people's.
+            Whether the bounds apply to the options' shares instead of people's shares.
 
         Returns
         -------
         Policy
-            For :meth:`follow`, on these items or others.
+            Policy for :meth:`follow`, on these items or others.
 
         Raises
         ------
@@ -260,7 +260,7 @@ class Deferral:
         Warns
         -----
         UserWarning
-            If shares of these items miss the bounds by more than an item: tells whose, and by how much.
+            If shares of these items miss the bounds by more than an item; the warning says whose, and by how much.
         """
         if not of_options:
             low, high = check_bounds_of_day(lower, upper, self.people, self.staff)
@@ -276,30 +276,30 @@ class Deferral:
         return policy._replace(people_probs=self.people_probs)
 
     def follow(self, policy: Policy) -> "Deferral":
-        """Deferral by a policy that was fitted on these items, or on others.
+        """Defer by a policy that was fitted on these items, or on others.
 
-        Ties of the gate are broken by chance, the same way every time, as they were when the policy was fitted.
+        Ties of the gate are broken by fixed pseudo-random numbers, the same ones as when the policy was fitted.
 
         Parameters
         ----------
         policy : Policy
-            Of the same options and people. Those of the people who cannot decide here do not.
+            Policy for the same options and people. People who cannot decide in this deferral decide nothing.
 
         Returns
         -------
         Deferral
-            Gate and people of the policy, and no draws: those who decide in a cluster were averaged over them before.
+            Deferral with gate and people of the policy, without draws: the policy already averages over them.
 
         Raises
         ------
         ValueError
-            If the policy is of other sizes.
+            If the policy has other sizes.
 
         Warns
         -----
         UserWarning
-            If the policy leaves nobody behind an option of this deferral, other than by upper bounds of 0: its share
-            goes to the others.
+            If the policy leaves nobody behind an option of this deferral, unless by upper bounds of 0: the option's
+            share goes to the others.
         """
         offsets, people_probs = (np.asarray(part, float) for part in policy)
         num_options = len(self.people_probs)
@@ -310,7 +310,7 @@ class Deferral:
                 f"{people_probs.shape}. Fit it on a deferral of the same options and people."
             )
         weights = people_probs * self.people_probs.any(1, keepdims=True) * self.staff
-        is_asked = people_probs.any(1) | (offsets == -np.inf)  # otherwise bounds of 0 leave nobody, which is no news
+        is_asked = people_probs.any(1) | (offsets == -np.inf)  # otherwise bounds of 0 leave nobody: no need to warn
         names = {option: name for option, name in self._open_options.items() if is_asked[option]}
         log_gate, people_probs = _close_empty(untied(self.log_gate) + offsets, weights, names)
         return dataclasses.replace(self, log_gate=log_gate, people_probs=people_probs, draws=None)
@@ -331,7 +331,7 @@ class Deferral:
         Raises
         ------
         ValueError
-            If the key is something else.
+            If the key is not a typed key.
         """
         check_key(rng_key)
         with np.errstate(divide="ignore"):
@@ -339,10 +339,11 @@ class Deferral:
         return np.asarray(jax.random.categorical(rng_key, log_probs[self.decision]))
 
     def evaluate(self, annotations: Any, y: Any) -> dict[str, Any]:
-        """Expected coverage, accuracy and workload, as in section 5.2 of paper B.
+        """Compute expected coverage, accuracy and workload, as in section 5.2 of paper B.
 
-        An item is right in the share of those behind its option who annotated it rightly, among those of them who
-        annotated it. Where options are people, it is :func:`~pl2d_ppl.deferral.decisions.evaluate_decisions`.
+        The accuracy on an item is the weight of the people behind its option who annotated it correctly, relative to
+        those behind it who annotated it at all. If options are people, the result is that of
+        :func:`~pl2d_ppl.deferral.decisions.evaluate_decisions`.
 
         Parameters
         ----------
@@ -355,7 +356,8 @@ class Deferral:
         -------
         dict
             ``coverage``; ``accuracy``, over the items whose truth is known and which somebody behind their option
-            annotated; ``judged``, their share; ``workload``, everybody's share of the items, a list of length M+1.
+            annotated; ``judged``, the share of these items; ``workload``, the share of the items per person, a list of
+            length M+1.
 
         Raises
         ------
@@ -375,9 +377,9 @@ class Deferral:
         }
 
     def evaluate_drawn(self, rng_key: jax.Array, annotations: Any, y: Any) -> dict[str, Any]:
-        """Realised coverage, accuracy and workload of people who are drawn.
+        """Draw who decides each item, and compute realised coverage, accuracy and workload.
 
-        Where annotations are missing, fewer items are judged than by :meth:`evaluate`: those that the person drawn
+        With missing annotations, fewer items are judged than by :meth:`evaluate`: only those that the drawn person
         annotated.
 
         Parameters
@@ -395,34 +397,34 @@ class Deferral:
         Raises
         ------
         ValueError
-            If the key is none, shapes disagree, or labels are not among the categories.
+            If the key is not a typed key, shapes disagree, or labels are not among the categories.
         """
         return evaluate_decisions(self.draw(rng_key), self.ai.argmax(1), self._annotated(annotations, y))
 
     def _annotated(self, annotations: Any, y: Any) -> Annotated:
-        """Annotations and truth, checked."""
+        """Check annotations and truth."""
         classes = tuple(map(str, range(self.ai.shape[1])))
         nothing = np.zeros((self.num_items, 1))
         return Annotated(nothing, y, annotations, classes=classes, annotators=self.people, subset=True)
 
     @property
     def _open_options(self) -> dict[int, str]:
-        """Options that are open, and who is behind each, for messages; none where options are people themselves."""
+        """Open options with the people behind each, for messages; empty if options are people themselves."""
         behind_one = self.people_probs[:-1, :-1] > 0
         if behind_one.shape[0] == behind_one.shape[1] and not behind_one[~np.eye(len(behind_one), dtype=bool)].any():
-            return {}  # that somebody is absent is no news
+            return {}  # an absent person needs no warning
         everybody = (*self.people, "AI")
         behind = {v: chosen_names(everybody, row > 0) for v, row in enumerate(self.people_probs) if row.any()}
         return {v: f"option {v} ({listed(names)})" for v, names in behind.items()}
 
 
 def _weights(omega: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Who decides where an option is chosen: rows of Omega, averaged over draws, zero where empty; then the AI."""
+    """Probabilities of who decides per option: rows of Omega averaged over draws, zero if empty; then the AI."""
     draws = omega.reshape(-1, *omega.shape[-2:])
     totals = draws.sum(-1, keepdims=True)
     rows = draws / np.where(totals > 0, totals, 1.0)
     weights = np.zeros((draws.shape[1] + 1, draws.shape[2] + 1))
-    weights[:-1, :-1] = rows.sum(0) / np.maximum((totals > 0).sum(0), 1)  # empty in a draw, which says nothing of it
+    weights[:-1, :-1] = rows.sum(0) / np.maximum((totals > 0).sum(0), 1)  # leave out draws where it is empty
     weights[-1, -1] = 1.0
     return weights
 
@@ -430,9 +432,9 @@ def _weights(omega: NDArray[np.floating]) -> NDArray[np.floating]:
 def _close_empty(
     log_gate: NDArray, weights: NDArray, names: Mapping[int, str]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Normalise the gate and the rows of weights, and close the options that nobody is behind.
+    """Normalise the gate and the rows of weights, and close options without people.
 
-    Of those in names, which were open, a warning tells.
+    A warning names the closed ones among ``names``, the options that were open.
     """
     totals = weights.sum(1, keepdims=True)
     is_empty = totals[:, 0] == 0

@@ -1,4 +1,4 @@
-"""How good a deferring system is: coverage, accuracy, and what lies between.
+"""Metrics of a deferring system: coverage, accuracy, the area under their curve, and calibration.
 
 Everything here is computed on the host, in float64, from decisions already made.
 """
@@ -16,21 +16,21 @@ __all__ = [
 
 
 def final_labels(decision: ArrayLike, annotations: ArrayLike, ai_labels: ArrayLike) -> NDArray:
-    """Look up the label that the decider of each item gives.
+    """Return the label that the decision-maker of each item gives.
 
     Parameters
     ----------
     decision : array of int, shape (N,)
-        Who decides: expert 0..M−1, or M for the AI.
+        Decision-maker: expert 0..M−1, or M for the AI.
     annotations : array of int, shape (N, M)
-        What the experts said, −1 where missing.
+        Labels that the experts gave, −1 where missing.
     ai_labels : array of int, shape (N,)
-        What the AI says.
+        Labels that the AI gives.
 
     Returns
     -------
     array of int32, shape (N,)
-        Final labels, −1 where the decider gave no annotation.
+        Final labels, −1 where the decision-maker gave no annotation.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def area_under_curve(
     - One point, of a method that cannot steer its coverage: joined to the two extremes, the best single
       expert at coverage 0 and the AI at coverage 1.
 
-    Say on which grid of bounds the points were obtained: the area depends on it.
+    When you report an area, state the grid of bounds of its points: the area depends on it.
 
     Parameters
     ----------
@@ -119,15 +119,15 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bi
 
     .. math:: \sum_b \frac{n_b}{N} \, | \mathrm{accuracy}_b - \mathrm{confidence}_b |
 
-    Serves the AI (its largest probability, and whether it was right) and the gate as a forecast alike ("this
-    person would be right", and whether they were).
+    It applies to the AI (its largest probability, and whether it was right) and to the gate as a forecast ("this person
+    would be right", and whether they were).
 
     Parameters
     ----------
     confidence : array of float in [0, 1], shape (N,)
         Forecast probabilities of being right.
     correct : array of bool or of 0 and 1, shape (N,)
-        Whether it was right.
+        Whether each forecast was right.
     num_bins : int, default 15
         Number of bins, B.
 

@@ -1,14 +1,15 @@
-r"""Offsets with which the argmax of a gate meets bounds on everybody's share, and who decides where it points.
+r"""Offsets with which the argmax of a gate meets bounds on people's shares, and who decides for each option.
 
-A gate :math:`g_v(x)` chooses an option, and a matrix :math:`P_{vw}` says who decides there. The I-projection of
+A gate :math:`g_v(x)` chooses an option, and a matrix :math:`P_{vw}` gives the probability that person w decides there.
+The I-projection of
 :math:`q(v, w | x) = g_v(x) P_{vw}` onto bounds on the mean of :math:`q(w)` is proportional to
-:math:`q(v, w | x) e^{-\nu_w}`. Of the gate at temperature T, :math:`g^{1/T}`, it chooses the option
+:math:`q(v, w | x) e^{-\nu_w}`. With the gate at temperature T, :math:`g^{1/T}`, it chooses the option
 
 .. math:: \arg\max_v \left[\ln g_v(x) + T \ln \sum_w P_{vw} e^{-\nu_w}\right] \quad (T \to 0),
 
-and within it the person :math:`w \sim P'_{vw} \propto P_{vw} e^{-\nu_w}`. Bounds on the mean of a gate are none on its
-argmax; at a low temperature the two agree but for a few items, which are then told apart exactly. Items that are equal
-are told apart by chance, the same way every time.
+and within it the person :math:`w \sim P'_{vw} \propto P_{vw} e^{-\nu_w}`. Bounds on the mean of a gate do not bound its
+argmax. At a low temperature the two agree except on a few items, which are then assigned exactly. Ties between equal
+items are broken by fixed pseudo-random numbers.
 """
 
 from typing import Any, NamedTuple
@@ -27,23 +28,23 @@ from pl2d_ppl.engine.projection import LOG_FLOOR, Projection, log_floor, project
 
 __all__ = ["GATE_FLOOR", "Policy", "argmax_policy", "project_people", "untied"]
 
-TEMPERATURES = (1.0, 0.3, 0.1, 0.03, 0.01)  # in units of the gate's spread; at the last, means are as good as shares
+TEMPERATURES = (1.0, 0.3, 0.1, 0.03, 0.01)  # in units of the gate's spread; at the last, means nearly equal shares
 GATE_FLOOR = -100.0  # ln of the least gate probability, about that of float32
-MOST_MOVES = 1000  # items told apart one by one; where it takes more, many are equal, and they are told apart together
-MANY_EQUAL = 0.01  # by how much shares of the argmax may differ from those at the last temperature, if few are equal
+MOST_MOVES = 1000  # items moved one by one; if more must move, many are equal, and they are divided together
+MANY_EQUAL = 0.01  # largest difference between shares of the argmax and at the last temperature, if few are equal
 TIE = 1e-9  # largest number added to ln gate so that no two items are equal, far above rounding in float64
 
 
 class Policy(NamedTuple):
-    """How to decide within bounds; fitted on some items, and used on others.
+    """A rule for deciding within bounds, fitted on some items and used on others.
 
     Attributes
     ----------
     offsets : array of float, shape (V,)
-        Added to ln gate before the argmax; -inf where nobody decides.
+        Offsets added to ln gate before the argmax; -inf where nobody decides.
     people_probs : array of float, shape (V, M+1)
-        Who decides where an option is chosen, the AI last. A person whose upper bound is 0 has zeros, and so does an
-        option behind which there are only such people: it is closed.
+        Probability that each person decides where an option is chosen, the AI last. A person whose upper bound is 0 has
+        zeros. An option with only such people behind it has zeros too: it is closed.
     """
 
     offsets: NDArray[np.floating]
@@ -51,7 +52,7 @@ class Policy(NamedTuple):
 
 
 def untied(log_gate: NDArray) -> NDArray[np.floating]:
-    """Ln gate whose ties are broken by chance, so that offsets can divide items that are equal.
+    """Break the ties of ln gate by fixed pseudo-random numbers, so that offsets can divide equal items.
 
     Parameters
     ----------
@@ -61,32 +62,32 @@ def untied(log_gate: NDArray) -> NDArray[np.floating]:
     Returns
     -------
     array of float, shape (N, V)
-        It, with numbers below 1e-9 added that depend on an item's position and on V alone.
+        Ln of the gate plus numbers below 1e-9 that depend only on an item's position and on V.
     """
     return log_gate + TIE * np.random.default_rng(0).random(log_gate.shape)
 
 
 def argmax_policy(log_gate: NDArray, people_probs: NDArray, lower: NDArray, upper: NDArray) -> Policy:
-    """Policy under which the argmax of a gate over options meets bounds on the shares of people.
+    """Find the policy under which the argmax of a gate over options meets bounds on people's shares.
 
-    Offsets are those of the projection at a low temperature, corrected so that as many items choose each option as
-    the bounds need; none, where other people behind the options are enough. People are then drawn by the projection of
-    their probabilities, given how often each option is chosen: shares meet the bounds, but for a fraction of an item.
-    Options are chosen by the argmax of the gate :func:`untied`, plus the offsets.
+    Offsets are those of the projection at a low temperature, corrected so that each option is chosen for as many items
+    as the bounds need. They are zero if other weights of the people behind the options are enough. People are then
+    drawn by the projection of their probabilities, given how often each option is chosen: shares meet the bounds to
+    within a fraction of an item. Options are chosen by the argmax of the :func:`untied` gate plus the offsets.
 
     Parameters
     ----------
     log_gate : array of float, shape (N, V)
         Ln of the gate over options, -inf for all items where an option has a row of zeros in people_probs.
     people_probs : array of float, shape (V, W)
-        Who decides where an option is chosen.
+        Probability that each person decides where an option is chosen.
     lower, upper : array of float, shape (W,)
-        Bounds on the shares of all items, feasible for those with a column that is not zero.
+        Bounds on the shares of all items, feasible for the people whose column is not zero.
 
     Returns
     -------
     Policy
-        Offsets and people_probs, of zeros where people_probs is.
+        Offsets and people_probs, which keeps the zeros of the argument.
     """
     log_gate = untied(log_gate)
     support = people_probs > 0
@@ -94,7 +95,7 @@ def argmax_policy(log_gate: NDArray, people_probs: NDArray, lower: NDArray, uppe
     offsets = np.where(is_open, 0.0, -np.inf)
     counts = option_counts(log_gate, offsets)
     _, excess = nearest_counts(counts, support, lower, upper, may_move=False)
-    if excess > SLACK:  # otherwise it is enough to choose among the people of each option
+    if excess > SLACK:  # otherwise new weights of the people of each option are enough
         with np.errstate(divide="ignore"):
             log_people = None if np.array_equal(people_probs, np.diag(is_open)) else np.log(people_probs)
         annealed, temperature = _anneal(*_to_jax(log_gate, log_people, lower, upper))
@@ -109,15 +110,15 @@ def _to_jax(*arrays: NDArray | None) -> tuple[Array | None, ...]:
 
 
 def _annealed(log_gate: Array, log_people: Array | None, lower: Array, upper: Array) -> tuple[Array, Array]:
-    """Offsets at the lowest temperature, and that; from warm to cold, each from where the last one ended."""
+    """Return offsets at the lowest temperature, and that temperature; each fit starts from the last warmer one."""
     log_gate = log_floor(log_gate, floor=GATE_FLOOR)
     spread = jnp.std(log_gate - log_gate.mean(1, keepdims=True) - log_gate.mean(0) + log_gate.mean())
-    whole = jnp.std(log_gate, where=log_gate > GATE_FLOOR / 2)  # of equal items all there is; multipliers must reach it
+    whole = jnp.std(log_gate, where=log_gate > GATE_FLOOR / 2)  # all spread if items are equal; multipliers reach it
     units = jnp.maximum(jnp.maximum(spread, whole / 100), 1e-4) * jnp.array(TEMPERATURES, log_gate.dtype)
 
     def cool(nu: Array, units: tuple[Array, Array]) -> tuple[Array, None]:
         before, unit = units
-        # What favours an option over another grows as 1/T; what favours a person within an option does not.
+        # Multipliers between options grow as 1/T; those between people within an option do not.
         start = nu + (before / unit - 1) * _price_of_options(nu, log_people)
         sharp = jax.nn.log_softmax(log_gate / unit, -1)
         return project_people(sharp, log_people, lower, upper, start=start, tolerance=1e-4).multipliers, None
@@ -131,18 +132,19 @@ _anneal = jax.jit(_annealed)
 
 
 def project_people(log_gate: Array, log_people: Array | None, lower: Array, upper: Array, **options: Any) -> Projection:
-    """Project q(v, w | x) onto bounds on the mean of q(w), for which the marginals of w are enough.
+    """Project q(v, w | x) onto bounds on the mean of q(w); this needs only the marginals of w.
 
     Parameters
     ----------
     log_gate : Array, shape (N, V)
         Ln of the gate over options, finite.
     log_people : Array, shape (V, W), optional
-        Ln of who decides where an option is chosen; by default every option is one person, W = V.
+        Ln of the probability that a person decides where an option is chosen; by default every option is one person, W
+        = V.
     lower, upper : Array, shape (W,)
-        Bounds; of people whom no option has, zero.
+        Bounds; zero for people who are behind no option.
     **options
-        For :func:`~pl2d_ppl.engine.projection.project`.
+        Options of :func:`~pl2d_ppl.engine.projection.project`.
 
     Returns
     -------
@@ -161,7 +163,7 @@ def _log_totals(nu: Array, log_people: Array | None) -> Array:
 
 
 def _price_of_options(nu: Array, log_people: Array | None) -> Array:
-    """The part of people's multipliers that is their options': the mean over those in which they decide."""
+    """The part of people's multipliers that belongs to their options: the mean over options where they decide."""
     if log_people is None:
         return nu
     totals = _log_totals(nu, log_people)
@@ -173,7 +175,7 @@ def _price_of_options(nu: Array, log_people: Array | None) -> Array:
 def _corrected(
     log_gate: NDArray, offsets: NDArray, temperature: float, support: NDArray, lower: NDArray, upper: NDArray
 ) -> NDArray:
-    """Offsets corrected for the items by which shares at a temperature differ from those of the argmax."""
+    """Correct offsets for the items by which shares at a temperature differ from those of the argmax."""
     found = option_counts(log_gate, offsets)
     counts, _ = nearest_counts(_rounded(log_gate, offsets, temperature, found), support, lower, upper)
     if (counts == found).all():
@@ -190,7 +192,7 @@ def _corrected(
 
 
 def _rounded(log_gate: NDArray, offsets: NDArray, temperature: float, found: NDArray) -> NDArray[np.integer]:
-    """Counts of the argmax; where many items are equal, which it gives to one option, those at the temperature."""
+    """Counts of the argmax; if it gives many equal items to one option, the counts at the temperature instead."""
     counts = softmax((log_gate + offsets) / temperature, axis=1).sum(0)
     if np.abs(counts - found).max() <= 1 + MANY_EQUAL * len(log_gate):
         return found
@@ -202,10 +204,10 @@ def _moves(found: NDArray, counts: NDArray) -> int:
 
 
 def _magnified(log_gate: NDArray, offsets: NDArray, temperature: float, counts: NDArray) -> NDArray[np.floating]:
-    """Offsets with which options have about so many items, of which many are equal but for what breaks their ties.
+    """Find offsets with which options get about the given counts of items, many of which only tie-breaking separates.
 
-    The differences that are left are far below the precision of an annealing, which is why each looks at those of a
-    tenth of the temperature of the last, as if they were of order one.
+    The remaining differences are far below the precision of one annealing. Each annealing therefore magnifies them to
+    order one, at a tenth of the temperature of the last.
     """
     shares = counts / counts.sum()
     while temperature > TIE / 10:
@@ -219,7 +221,7 @@ def _magnified(log_gate: NDArray, offsets: NDArray, temperature: float, counts: 
 def _balanced(people_probs: NDArray, counts: NDArray, lower: NDArray, upper: NDArray) -> NDArray[np.floating]:
     """Project people_probs so that shares meet the bounds, given how many items choose each option.
 
-    Zeros of people whose upper bound is 0 are exact, so that they get nothing where others are absent; the AI, alone
+    People whose upper bound is 0 get exact zeros, so that they get nothing even where others are absent. The AI, alone
     in its option, stays.
     """
     _, excess = nearest_counts(counts, people_probs > 0, lower, upper, may_move=False)
@@ -231,7 +233,7 @@ def _balanced(people_probs: NDArray, counts: NDArray, lower: NDArray, upper: NDA
     tilted = log_people - nu
     largest = tilted.max(1, keepdims=True)
     weights = np.exp(tilted - np.where(np.isfinite(largest), largest, 0.0))
-    return weights / np.maximum(weights.sum(1, keepdims=True), 1.0)  # a sum is at least 1, or 0 of a closed option
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1.0)  # a sum is at least 1, or 0 for a closed option
 
 
 @jax.jit

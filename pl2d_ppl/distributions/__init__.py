@@ -1,1 +1,1 @@
-"""Distributions that the models are written with, beside NumPyro's own."""
+"""Distributions that the models use, in addition to NumPyro's own."""

@@ -11,7 +11,7 @@ __all__ = ["CategoricalMixture"]
 
 
 class CategoricalMixture(Distribution):
-    """Categorical(weights @ probs), which looks an observed category up before it mixes: O(K) instead of O(K C).
+    """Categorical(weights @ probs) that looks up an observed category before it mixes: O(K) instead of O(K C).
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class CategoricalMixture(Distribution):
         index = jnp.broadcast_to(value, shape)[..., None, None]
         said = jnp.take_along_axis(probs, index, -1)[..., 0]
         mixed = (said * self.weights).sum(-1)
-        # A masked item may be impossible: its gradient must be zero then, not NaN.
+        # A masked item may be impossible: its gradient must then be zero, not NaN.
         return jnp.where(mixed > 0, jnp.log(jnp.where(mixed > 0, mixed, 1.0)), -jnp.inf)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:

@@ -14,9 +14,9 @@ __all__ = ["Empirical", "membership_draws"]
 class Empirical(Distribution):
     """One of S draws, each with the same probability.
 
-    It carries a posterior that has been sampled, such as that of a membership, into another program. As the prior and
-    as the guide of one site it leaves the posterior as it is: nothing that the other program observes feeds back (a
-    cut). The log-probability is that of a draw; whether a value is one is not checked.
+    It carries a sampled posterior, such as that of a membership, into another program. Used as both prior and guide of
+    a site, it leaves that posterior unchanged: observations of the other program do not feed back (a cut). The
+    log-probability is that of a draw; values are not checked to be draws.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Empirical(Distribution):
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
-        """Anything of the shape of a draw."""
+        """All arrays with the shape of a draw."""
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -47,10 +47,10 @@ class Empirical(Distribution):
 
 
 def membership_draws(*args, membership: Array, **kwargs) -> None:
-    """Guide of the site ``membership`` of :func:`~pl2d_ppl.models.cluster_l2d.cluster_l2d` where draws are given.
+    """Guide of the site ``membership`` of :func:`~pl2d_ppl.models.cluster_l2d.cluster_l2d`, given draws.
 
-    It is the ``continuous`` part of ``exact(model, ["w", "v"], continuous=membership_draws)``, where the draws are an
-    argument of the fit; of a model that has them already it is ``partial(membership_draws, membership=draws)``.
+    If the draws are an argument of the fit, pass ``exact(model, ["w", "v"], continuous=membership_draws)``. If the
+    model already has them, pass ``continuous=partial(membership_draws, membership=draws)``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Votes of a staff of which everybody votes at most once: draws without replacement."""
+"""Votes of a staff where each person votes at most once: draws without replacement."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,25 +13,25 @@ from numpyro.distributions.util import multinomial, validate_sample
 
 __all__ = ["StaffVotes", "right_votes"]
 
-LOG_ZERO = -1e30  # finite, so that a probability of zero has a gradient of zero
+LOG_ZERO = -1e30  # finite, so that a probability of zero has a zero gradient
 
 
 def right_votes(log_skill: Array, log_lapse: Array, sizes: Sequence[int]) -> Array:
-    """Log-probability that given r of L voters are right and the others wrong, of a staff in clusters.
+    """Compute the log-probability that r given voters of L are right and the others wrong, for a staff in clusters.
 
-    Everybody of the staff votes once at most, and each is right with the probability of their cluster. The voters of
-    an item being anybody's guess, the patterns of right and wrong with r right of L are equally likely: with q(r, L)
-    the probability of one of them,
+    Each person on the staff votes at most once, and is right with the probability of their cluster. Since it is unknown
+    who voted on an item, all patterns with r right of L votes are equally likely. With q(r, L) the probability of one
+    of them,
 
     - q(r, M) = Pr(r of all M are right) / C(M, r), a Poisson binomial probability;
-    - q(r, L) = q(r + 1, L + 1) + q(r, L + 1): the vote of one more is right or wrong.
+    - q(r, L) = q(r + 1, L + 1) + q(r, L + 1): one more vote is right or wrong.
 
     Parameters
     ----------
     log_skill, log_lapse : Array, shape (K, ...)
-        Logarithm of the probability that a person of cluster k is right, and wrong.
+        Logarithms of the probabilities that a person in cluster k is right, and wrong.
     sizes : sequence of int, length K
-        People in each cluster, M in all.
+        Number of people in each cluster, M in total.
 
     Returns
     -------
@@ -77,16 +77,16 @@ def _check_sizes(sizes: Sequence[int], num_clusters: int) -> None:
 
 
 class StaffVotes(Distribution):
-    """How many votes each category gets from a staff, given the truth.
+    """Distribution of the number of votes that each category gets from a staff, given the truth.
 
     Parameters
     ----------
     truth : Array of int, shape (...)
         The true category.
     log_right : Array, shape (..., M+1, M+1)
-        From :func:`right_votes`, at the true category.
+        Result of :func:`right_votes` at the true category.
     log_errors : Array, shape (..., C)
-        Log-probabilities of the categories that a wrong vote names; of the true one it is not looked at.
+        Log-probabilities of the categories that a wrong vote names; the entry of the true category is ignored.
     total_count : Array of int, shape (...)
         Number of votes, at most M.
     """
@@ -131,7 +131,7 @@ class StaffVotes(Distribution):
         return pattern + wrong + gammaln(counts.sum(-1) + 1) - gammaln(counts + 1).sum(-1)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draw counts: how many are right, then what the others say."""
+        """Draw counts: first the number of right votes, then the categories of the others."""
         shape = (*sample_shape, *self.batch_shape)
         right_key, wrong_key = jax.random.split(key)
         side = self.log_right.shape[-1]

@@ -1,4 +1,4 @@
-"""Every private name of NumPyro that the library touches; `tests/engine/test_numpyro.py` notices when one moves."""
+"""All private names of NumPyro that the library uses; `tests/engine/test_numpyro.py` fails when one moves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ __all__ = ["enumerated_plates", "given_mask", "given_masks", "own_dimensions"]
 
 @contextmanager
 def enumerated_plates() -> Iterator[None]:
-    """Make ``numpyro.plate`` known to the enumeration; unlike NumPyro's own context it may be nested."""
+    """Make ``numpyro.plate`` known to the enumeration; unlike NumPyro's own context, this one may be nested."""
     outer = numpyro.plate.__dict__.get("__new__")
     try:
         with plate_to_enum_plate():
@@ -27,7 +27,7 @@ def enumerated_plates() -> Iterator[None]:
 def given_masks() -> Iterator[None]:
     """Let masked distributions remember their mask as it was given.
 
-    NumPyro broadcasts it to the batch shape, enumerated dimensions and all, which would make "y through expert m,
+    NumPyro broadcasts it to the batch shape, including enumerated dimensions. This would make "y through expert m,
     masked to z == m" quadratic in the number of experts, for every category of t.
     """
     init = MaskedDistribution.__init__
@@ -45,7 +45,7 @@ def given_masks() -> Iterator[None]:
 
 @contextmanager
 def own_dimensions() -> Iterator[None]:
-    """Allocate dimensions afresh: a guide traces the model inside an enumeration that has names of its own."""
+    """Allocate dimensions afresh: a guide traces the model inside an enumeration that has its own names."""
     stack = enum_messenger._DIM_STACK
     outer = dict(vars(stack))
     vars(stack).update(vars(enum_messenger.DimStack()))
@@ -56,5 +56,5 @@ def own_dimensions() -> Iterator[None]:
 
 
 def given_mask(fn: MaskedDistribution) -> Any:
-    """Return the mask of a distribution as it was given, not broadcast, where :func:`given_masks` has noted it."""
+    """Return the mask of a distribution as given, before broadcasting, if :func:`given_masks` recorded it."""
     return getattr(fn, "given_mask", fn._mask)

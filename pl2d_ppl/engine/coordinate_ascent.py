@@ -1,4 +1,4 @@
-"""Mean-field coordinate ascent, read off a program.
+"""Mean-field coordinate ascent, derived from a program.
 
 The expected log joint of a program under a factorised q is multilinear in the factors of q. Its gradient with
 respect to one of them is therefore that factor's coordinate update,
@@ -9,8 +9,8 @@ and for a Dirichlet site, which enters through its mean parameter m = E[ln u],
 
     rho  <-  1 + d E_q[ln p] / d m.
 
-Nothing is derived by hand: an edited program gives its own updates. On the programs of the two papers these are
-equations A (section 1) and B.13, B.16.
+Nothing is derived by hand: an edited program gives its own updates. For the programs of the two papers, the updates are
+those of section 1 of docs/mathematics.md (paper A) and equations B.13 and B.16.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class MeanField(NamedTuple):
     latents : dict of str to LatentSite
         The sites, in program order.
     num_sweeps : Array
-        Sweeps that were made.
+        Number of sweeps.
     change : Array
         Largest change of a probability, or of E[ln u], in the last sweep.
     """
@@ -61,24 +61,24 @@ def coordinate_ascent(
 ) -> MeanField:
     """Maximise the ELBO over a factorised posterior of discrete and Dirichlet sites.
 
-    A sweep updates the sites one after the other, the last of the program first: what has been observed of the
-    leaves then counts from the first update on.
+    A sweep updates the sites one after the other, the last of the program first: observations of the leaves then take
+    effect from the first update on.
 
     Parameters
     ----------
     program : FrozenProgram
-        From :func:`~pl2d_ppl.engine.program.freeze`; its networks are not evaluated again.
+        Program from :func:`~pl2d_ppl.engine.program.freeze`; its networks are not evaluated again.
     sites : sequence of str, optional
-        Sites of q; by default all latent sites. Discrete sites that are left out are summed out exactly.
+        Sites of q; by default all latent sites. Discrete sites left out are summed out exactly.
     tolerance : float
-        Sweeps end when no probability, and no E[ln u], changed by more than this in the last.
+        Sweeps end when no probability and no E[ln u] changed by more than this in the last sweep.
     max_sweeps : int
         At most this many sweeps.
 
     Returns
     -------
     MeanField
-        The posterior, cut from gradients.
+        The posterior, detached from gradients.
 
     Raises
     ------
@@ -120,14 +120,14 @@ class _Ascent:
         return sum((expectation(f, q) for f in factors), start=jnp.zeros(()))
 
     def expected_log_joint(self, probs: Mapping[str, Array], log_means: Mapping[str, Array]) -> Array:
-        """E_q[ln p]; where a Dirichlet site takes part, the program is run again at its E[ln u]."""
+        """Compute E_q[ln p]; if q has a Dirichlet site, run the program again at its E[ln u]."""
         if not log_means:
             return self.expected(self.factors, probs)
         graph = trace_factors(self.program, log_means=log_means)
         return self.expected(eliminate(graph.factors, self.summed_out), probs)
 
     def start(self) -> _State:
-        """Every site at its prior, its parents averaged over theirs."""
+        """Start every site at its prior, averaged over the priors of its parents."""
         log_probs: dict[str, Array] = {}
         concentrations: dict[str, Array] = {}
         for name, site in self.sites.items():

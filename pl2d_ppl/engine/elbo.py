@@ -1,4 +1,4 @@
-"""Evidence lower bound with enumeration, in which model and guide share one pass through the networks."""
+"""Evidence lower bound with enumeration, where model and guide share one pass through the networks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,14 +29,14 @@ __all__ = ["EnumELBO"]
 class EnumELBO(ELBO):
     """ELBO of programs with discrete latent sites, for :class:`numpyro.infer.SVI`.
 
-    Like :class:`numpyro.infer.TraceEnum_ELBO` it takes expectations over the guide's discrete sites and sums the
-    model's other discrete sites out, exactly. Beyond that
+    Like :class:`numpyro.infer.TraceEnum_ELBO`, it takes exact expectations over the guide's discrete sites and sums out
+    the model's other discrete sites exactly. In addition,
 
     - mutable state survives (running statistics of BatchNorm, keys of Dropout, windows of ``workload``);
-    - a deterministic site that the guide recorded is reused in the model, so that a guide which runs the model's
-      networks for its E-step leaves nothing for the model to evaluate again;
-    - masks over enumerated sites are kept factorised, which makes a step linear in the number of experts;
-    - Dirichlet sites of a mean-field guide enter by E[ln u], without sampling.
+    - the model reuses deterministic sites that the guide recorded: if a guide runs the model's networks for its E-step,
+      the model does not evaluate them again;
+    - masks over enumerated sites stay factorised, which makes a step linear in the number of experts;
+    - Dirichlet sites of a mean-field guide enter through E[ln u], without sampling.
 
     Parameters
     ----------
@@ -57,12 +57,12 @@ class EnumELBO(ELBO):
     def loss_with_mutable_state(
         self, rng_key: Array, param_map: dict, model: Callable, guide: Callable, *args, **kwargs
     ) -> dict[str, Any]:
-        """Negative ELBO, summed over items, and what one evaluation of the networks leaves behind.
+        """Compute the negative ELBO, summed over items, and the other results of one evaluation of the networks.
 
         Returns
         -------
         dict
-            ``loss``; ``mutable_state``, or None; ``diagnostics``, the deterministic sites that only the guide has,
+            ``loss``; ``mutable_state``, or None; ``diagnostics``, the deterministic sites that occur only in the guide,
             such as the multipliers of a workload.
         """
         terms, traces = self.site_terms(rng_key, param_map, model, guide, *args, **kwargs)
@@ -74,7 +74,7 @@ class EnumELBO(ELBO):
     def site_terms(
         self, rng_key: Array, param_map: dict, model: Callable, guide: Callable, *args, **kwargs
     ) -> tuple[dict[str, Array], tuple[dict, dict]]:
-        """Contributions to the ELBO by site, and the traces of model and guide.
+        """Return contributions to the ELBO by site, and the traces of model and guide.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ class EnumELBO(ELBO):
 
 
 class _DirichletMeans(Messenger):
-    """Put E[ln u] in the place of a sample where a guide asks for it."""
+    """Replace a sample by E[ln u] where a guide asks for it."""
 
     def process_message(self, msg: dict) -> None:
         if msg["type"] == "sample" and msg["infer"].get("log_mean") and msg["value"] is None:

@@ -11,7 +11,7 @@ from pl2d_ppl.engine.factors import Factor, LatentSite, Named
 
 __all__ = ["eliminate", "expectation", "total"]
 
-LOG_ZERO = -1e30  # a finite ln 0: times a probability of zero it is zero, where -inf would give NaN
+LOG_ZERO = -1e30  # a finite ln 0: its product with a probability of zero is zero, not NaN as for -inf
 
 
 def named_einsum(operands: Sequence[Named], keep: Sequence[str] = ()) -> Array:
@@ -57,30 +57,30 @@ def with_parents(names: Collection[str], q: Mapping[str, Named]) -> list[str]:
 
 
 def _repeats(factor: Factor, operands: Sequence[Named]) -> int:
-    """How often a term counts whose arrays do not vary along some plate of the site."""
+    """Multiplicity of a term whose arrays do not vary along some plates of the site."""
     present = {d for o in operands for d in o.dims}
     return prod(size for plate, size in factor.plates.items() if plate not in present)
 
 
 def total(factors: Sequence[Factor]) -> Array:
-    """Sum of all factors over their plates, none of them touching a discrete variable any more."""
+    """Sum all factors over their plates; no factor may still contain a discrete variable."""
     return sum((expectation(f, {}) for f in factors), start=jnp.zeros(()))
 
 
 def eliminate(factors: Sequence[Factor], variables: Mapping[str, LatentSite]) -> list[Factor]:
     """Sum discrete variables out of a product of factors, in log space.
 
-    Variable elimination in plated factor graphs (Obermeyer et al. 2019): the variable in the most plates goes
-    first, among equals the one that leaves the smallest table. A lazy mask over variables that its factor does
-    not know becomes a binary variable b with ``log p(rest | b) = b * log_prob``, which is set to the mask once the
-    variables that ``log_prob`` alone knows have been summed out.
+    Variable elimination in plated factor graphs (Obermeyer et al. 2019): the variable in the most plates goes first;
+    ties go to the one that leaves the smallest table. A lazy mask over variables outside its factor becomes a binary
+    variable b with ``log p(rest | b) = b * log_prob``, which is set to the mask once the variables that occur only in
+    ``log_prob`` have been summed out.
 
     Parameters
     ----------
     factors : sequence of Factor
         The program's factors.
     variables : mapping of str to LatentSite
-        What is to be summed out.
+        Variables to sum out.
 
     Returns
     -------
@@ -90,13 +90,13 @@ def eliminate(factors: Sequence[Factor], variables: Mapping[str, LatentSite]) ->
     Raises
     ------
     ValueError
-        If sites that share a variable have different scales, or if a variable that remains lies in a plate over
-        which a variable in an outer plate would have to be multiplied.
+        If sites that share a variable have different scales, or if eliminating a variable would need a product over a
+        plate that holds a remaining variable.
     """
     remaining: list[Factor] = []
     masks: dict[str, Named] = {}
     plates = {name: tuple(site.plates) for name, site in variables.items()}
-    homes = {factor.name: frozenset(factor.plates) for factor in factors}  # plates of every variable, kept or not
+    homes = {factor.name: frozenset(factor.plates) for factor in factors}  # of every variable, kept or not
     for factor in factors:
         if factor.mask is not None and set(factor.variables) & set(variables):
             branch = f"{factor.name}__branch"
@@ -140,7 +140,7 @@ def _sum_out(
     homes: Mapping[str, frozenset[str]],
     mask: Named | None,
 ) -> Factor:
-    """Sum a variable out of the factors that touch it; of a branch, whose value the mask tells, take that value."""
+    """Sum a variable out of the factors that contain it; for a branch, take the value that the mask gives."""
     scales = {float(f.scale) for f in factors}
     if len(scales) > 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""NumPyro's enumeration, made fit for use inside a guide: nested, and with every dimension named."""
+"""NumPyro's enumeration, adapted for use inside a guide: nested, and with every dimension named."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ __all__ = ["Limits", "NamedTrace", "enumeration"]
 def enumeration(max_plate_nesting: int) -> Iterator[None]:
     """Enumerate discrete sites to the left of the plates' dimensions, and read log-probabilities off the simplex.
 
-    Validation is off because exp(E[ln u]) of a Dirichlet, which mean field puts in the place of u, does not sum to one.
+    Validation is off because mean field replaces u by exp(E[ln u]) of a Dirichlet, which does not sum to one.
     """
     with (
         own_dimensions(),

@@ -1,7 +1,7 @@
-"""Sample sites read as factors: log-probabilities with named dimensions.
+"""Sample sites as factors: log-probabilities with named dimensions.
 
-NumPyro's enumeration gives every discrete latent site a tensor dimension of its own, and tells which dimension belongs
-to which site or plate. That is all that the engine needs: exact marginals (:mod:`~pl2d_ppl.engine.marginals`),
+NumPyro's enumeration gives every discrete latent site its own tensor dimension, and records which dimension belongs to
+which site or plate. The engine needs nothing else: exact marginals (:mod:`~pl2d_ppl.engine.marginals`),
 mean-field updates (:mod:`~pl2d_ppl.engine.coordinate_ascent`) and the evidence lower bound
 (:mod:`~pl2d_ppl.engine.elbo`) are sums and products of factors (:mod:`~pl2d_ppl.engine.elimination`).
 """
@@ -26,7 +26,7 @@ from pl2d_ppl.engine._numpyro import given_mask
 
 __all__ = ["Factor", "LatentSite", "Named", "latent_site", "site_factor"]
 
-NAMELESS = "_pyro_dim_"  # what NumPyro calls a dimension that is neither a plate's nor a site's
+NAMELESS = "_pyro_dim_"  # NumPyro's name for a dimension that belongs to no plate and no site
 LEAST_LOG_MEAN = -80.0  # exp of it is still a normal float32
 
 
@@ -47,8 +47,8 @@ class Factor(NamedTuple):
     log_prob : Named
         Log-probability; an axis is missing where the value does not vary along it.
     mask : Named or None
-        Where it is given, the factor is ``mask * log_prob``. The two are kept apart when the mask depends on an
-        enumerated site of which ``log_prob`` knows nothing: "y through expert m, masked to z == m" is then
+        If given, the factor is ``mask * log_prob``. The two stay separate when the mask depends on an enumerated site
+        that ``log_prob`` does not depend on: "y through expert m, masked to z == m" is then
         O(M C + M^2) instead of O(M^2 C).
     scale : float or Array
         Weight of the site, from subsampled plates and :func:`numpyro.handlers.scale`.
@@ -77,13 +77,13 @@ class LatentSite(NamedTuple):
     name : str
         The site.
     kind : {"discrete", "dirichlet"}
-        What it is.
+        Kind of the site.
     size : int
         Number of values, or of components.
     plates : dict of str to int
         Its plates, outermost first, and their sizes.
     shape : tuple of int
-        Its batch shape, by position: what ``sample`` returns, without the event.
+        Its batch shape, by position: the shape that ``sample`` returns, without the event.
     scale : float or Array
         Its weight.
     fn : Distribution
@@ -105,7 +105,7 @@ class LatentSite(NamedTuple):
 
 
 def site_factor(site: dict) -> Factor | None:
-    """Read a traced sample site as a factor; None where it is masked out altogether."""
+    """Convert a traced sample site to a factor; None if it is masked out entirely."""
     core, masks = unwrap(site["fn"])
     if any(mask is False for mask in masks):
         return None
@@ -126,7 +126,7 @@ def site_factor(site: dict) -> Factor | None:
     enumerated = site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
     if set(packed.dims) - set(lp.dims) - set(plates) and not enumerated:
         return Factor(site["name"], lp, packed, scale, plates)
-    # Nothing is said of a latent element that is masked: uniform, it sums to one and adds nothing to an ELBO.
+    # A masked latent element gets a uniform distribution: it sums to one and adds nothing to an ELBO.
     off = -jnp.log(core.enumerate_support(expand=False).shape[0]) if enumerated else 0.0
     return Factor(site["name"], pack(jnp.where(mask, log_prob, off), site), None, scale, plates)
 
@@ -147,7 +147,7 @@ def latent_site(site: dict) -> LatentSite:
 
 
 def unwrap(fn: Distribution) -> tuple[Distribution, list]:
-    """Take masks and expansions off a distribution: its core, and the masks."""
+    """Strip masks and expansions from a distribution: return its core, and the masks."""
     masks = []
     while isinstance(fn, MaskedDistribution | ExpandedDistribution):
         if isinstance(fn, MaskedDistribution):
@@ -157,12 +157,12 @@ def unwrap(fn: Distribution) -> tuple[Distribution, list]:
 
 
 def is_dirichlet(fn: Distribution) -> bool:
-    """Whether a site is Dirichlet, in a plate or not."""
+    """Whether a site is Dirichlet, inside or outside a plate."""
     return isinstance(unwrap(fn)[0], Dirichlet)
 
 
 def concentration_of(fn: Distribution) -> Array:
-    """Concentration of a Dirichlet site, of its whole batch shape."""
+    """Concentration of a Dirichlet site, broadcast to its batch shape."""
     return jnp.broadcast_to(unwrap(fn)[0].concentration, fn.batch_shape + fn.event_shape)
 
 
@@ -172,7 +172,7 @@ def log_mean(concentration: Array) -> Array:
 
 
 def exp_log_mean(log_means: Array) -> Array:
-    """exp(E[ln u]), kept from underflow; its logarithm passes gradients on as if it had not been."""
+    """exp(E[ln u]), floored against underflow; its logarithm passes gradients as if without the floor."""
     kept = jax.lax.stop_gradient(jnp.maximum(log_means, LEAST_LOG_MEAN) - log_means)
     return jnp.exp(log_means + kept)
 
@@ -192,7 +192,7 @@ def pack(array: Array, site: dict) -> Named:
 
 
 def _log_prob(core: Distribution, value: Array, site: dict) -> Array:
-    """Log-probability; of a categorical without the table (values x batch x categories) that NumPyro gathers from."""
+    """Log-probability; for a categorical, avoids the table (values x batch x categories) that NumPyro gathers from."""
     if not isinstance(core, CategoricalLogits | CategoricalProbs):
         return core.log_prob(value, *([site["intermediates"]] if site["intermediates"] else []))
     log_pmf = core.logits
@@ -200,7 +200,7 @@ def _log_prob(core: Distribution, value: Array, site: dict) -> Array:
         log_pmf = jax.nn.log_softmax(log_pmf, -1)
     batch = log_pmf.shape[:-1]
     is_own_support = site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
-    if not is_own_support or jnp.ndim(value) <= len(batch):  # a parent that was enumerated later lies further left
+    if not is_own_support or jnp.ndim(value) <= len(batch):  # a parent enumerated later lies further left
         return Vindex(log_pmf)[..., value]
     table = jnp.moveaxis(log_pmf, -1, 0)
     return table.reshape(table.shape[0], *[1] * (jnp.ndim(value) - 1 - len(batch)), *batch)

@@ -1,4 +1,4 @@
-"""What guides that are read off a program have in common."""
+"""Shared parts of guides that are derived from a program."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ __all__ = ["at_values", "no_guide", "plates_of", "prepare"]
 
 
 def no_guide(*args, **kwargs) -> None:
-    """Guide of a program without latent sites, such as a surrogate loss: it has no sites either."""
+    """Guide of a program without latent sites, such as a surrogate loss; the guide has no sites either."""
 
 
 def prepare(
@@ -44,7 +44,7 @@ def plates_of(program: FrozenProgram, site: LatentSite) -> Iterator[None]:
 
 
 def at_values(table: Array, values: Collection[Array], site: LatentSite) -> Array:
-    """Look a table of conditionals up at the values of the parents, elementwise over the site's plates.
+    """Look up a table of conditionals at the values of the parents, elementwise over the site's plates.
 
     Parameters
     ----------

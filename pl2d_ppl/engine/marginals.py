@@ -1,4 +1,4 @@
-"""Log evidence of a discrete program, and exact posterior marginals as its gradient."""
+"""Log evidence of a discrete program, and exact posterior marginals as its gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +15,7 @@ __all__ = ["conditional", "log_evidence", "marginals"]
 
 
 def log_evidence(model: Callable, *, params: Mapping | None = None, max_plate_nesting: int = 2) -> Callable:
-    """Log evidence of a program: every discrete latent site is summed out.
+    """Make the log evidence of a program: every discrete latent site is summed out.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def marginals(
     model : callable
         A NumPyro program whose latent sites are discrete.
     sites : sequence of str, optional
-        Which; by default all.
+        Names of the sites; by default all.
     params : mapping, optional
         Values of parameters, mutable state, and of latent sites that are conditioned on.
     max_plate_nesting : int
@@ -83,7 +83,7 @@ def _standalone(
 ) -> FrozenProgram:
     from numpyro.handlers import seed, substitute
 
-    # The key is never used for inference: it lets networks be built whose weights `params` then replaces.
+    # The key is not used for inference: it only builds networks, whose weights `params` then replaces.
     seeded = seed(substitute(model, data=dict(params or {})), jax.random.key(0))
     return freeze(seeded, args, kwargs, params, max_plate_nesting, detach=False)
 
@@ -118,8 +118,8 @@ def program_marginals(
 
 
 def _uniform_where_masked(marginal: Array) -> Array:
-    """Say of masked elements, whose tilt is masked too, that nothing is known of them."""
-    said = marginal.sum(-1, keepdims=True) > 0.5  # one, or nothing
+    """Make marginals uniform for masked elements, whose tilt is masked too."""
+    said = marginal.sum(-1, keepdims=True) > 0.5  # one, or zero where masked
     return jnp.where(said, marginal, 1.0 / marginal.shape[-1])
 
 
@@ -143,7 +143,7 @@ def conditional(program: FrozenProgram, site: str, parents: Mapping[str, LatentS
     Raises
     ------
     ValueError
-        If a parent lies in a plate that the site does not.
+        If a parent lies in a plate that does not contain the site.
     """
     child = trace_factors(program).latents[site]
     for parent in parents.values():

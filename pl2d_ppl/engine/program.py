@@ -1,4 +1,4 @@
-"""Programs whose networks have been evaluated, and their factors: what an E-step works on."""
+"""Programs whose networks have been evaluated, and their factors: the inputs of an E-step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -35,14 +35,14 @@ class PlateInfo(NamedTuple):
 
 
 class FrozenProgram(NamedTuple):
-    """A program whose networks have been evaluated: running it again costs none of their work.
+    """A program whose networks have been evaluated: running it again does not evaluate them again.
 
     Attributes
     ----------
     model : callable
-        The program, its parameters, plates, given values and network outputs substituted, cut from gradients.
+        The program with parameters, plates, given values and network outputs substituted, detached from gradients.
     args, kwargs : tuple, dict
-        What it is called with.
+        Arguments of the program.
     plates : dict of str to PlateInfo
         Its plates.
     max_plate_nesting : int
@@ -57,7 +57,7 @@ class FrozenProgram(NamedTuple):
 
 
 class FactorGraph(NamedTuple):
-    """Factors of all sample sites, and the latent sites that they are over, in program order."""
+    """Factors of all sample sites, and the latent sites that they depend on, in program order."""
 
     factors: list[Factor]
     latents: dict[str, LatentSite]
@@ -71,12 +71,11 @@ def freeze(
     max_plate_nesting: int = 2,
     detach: bool = True,
 ) -> FrozenProgram:
-    """Evaluate a program's networks once, and return the program that reuses what they gave.
+    """Evaluate a program's networks once, and return a program that reuses their outputs.
 
     Parameters, mutable state, plates and the deterministic sites that come before the first latent site remain
-    visible to the handlers outside, so that a guide which calls this registers them as its own. A deterministic
-    site that comes later may depend on a latent value, and is evaluated anew each time: declare network outputs
-    first.
+    visible to the handlers outside, so that a guide which calls this function registers them as its own. A later
+    deterministic site may depend on a latent value, and is evaluated each time: declare network outputs first.
 
     Parameters
     ----------
@@ -90,12 +89,12 @@ def freeze(
         Number of batch dimensions that plates may use.
 
     detach : bool
-        Whether to cut everything from gradients, as an E-step wants it.
+        Whether to detach everything from gradients, as for an E-step.
 
     Returns
     -------
     FrozenProgram
-        The program for :func:`trace_factors`.
+        Program for :func:`trace_factors`.
     """
     watch = _Watch(values or {})
     with block(hide_fn=watch.hides), plain_trace() as tr, watch, Limits(max_plate_nesting):
@@ -128,13 +127,13 @@ def trace_factors(
     Parameters
     ----------
     program : FrozenProgram
-        From :func:`freeze`.
+        Program from :func:`freeze`.
     values : mapping of str to Array, optional
         Values of latent sites that are conditioned on.
     log_means : mapping of str to Array, optional
-        E[ln u] of Dirichlet sites; by default that of the prior.
+        E[ln u] of Dirichlet sites; by default those of the prior.
     wrap : callable, optional
-        A handler put around the program, such as a :class:`~pl2d_ppl.engine.tilt.tilt`.
+        A handler to wrap around the program, such as a :class:`~pl2d_ppl.engine.tilt.tilt`.
 
     Returns
     -------
@@ -144,8 +143,7 @@ def trace_factors(
     Raises
     ------
     ValueError
-        If a latent site is neither discrete nor Dirichlet nor given, or a plate lies outside
-        ``max_plate_nesting``.
+        If a latent site is not discrete, Dirichlet or given, or a plate lies outside ``max_plate_nesting``.
     """
     resolved = _Resolve(program.model, values or {}, log_means or {})
     model = wrap(resolved) if wrap else resolved
@@ -158,7 +156,7 @@ def trace_factors(
 
 
 class _Watch(Messenger):
-    """Set given values, and note which deterministic sites come before the first latent one."""
+    """Set given values, and record which deterministic sites come before the first latent site."""
 
     def __init__(self, values: Mapping[str, Array]):
         self.values, self.latent_seen = values, False
@@ -175,7 +173,7 @@ class _Watch(Messenger):
             self.shared.add(msg["name"])
 
     def hides(self, msg: dict) -> bool:
-        """Whether a message stays inside."""
+        """Whether a message is hidden from outer handlers."""
         if msg["type"] == "deterministic":
             return msg["name"] not in self.shared
         return msg["type"] not in ("param", "mutable", "plate", "prng_key", MODE_MESSAGE)

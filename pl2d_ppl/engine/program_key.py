@@ -1,4 +1,4 @@
-"""Programs that are equal where Python takes them for two."""
+"""Equality of programs that Python considers different."""
 
 from collections.abc import Hashable
 from functools import partial
@@ -11,7 +11,7 @@ __all__ = ["ProgramKey"]
 
 
 class ProgramKey:
-    """A program that equals another one of the same function and arguments, so that it is not compiled again.
+    """A program that equals another one with the same function and arguments, so that it is not compiled again.
 
     Two ``partial(membership, concentration=0.3)`` are not equal in Python.
 
@@ -41,5 +41,5 @@ def _identity(value: Any) -> Hashable:
         return "array", array.shape, str(array.dtype), array.tobytes()
     try:
         return type(value), hash(value), value
-    except TypeError:  # not hashable: the object itself, which the program keeps alive
+    except TypeError:  # not hashable: use the identity of the object, which the program keeps alive
         return "object", id(value)

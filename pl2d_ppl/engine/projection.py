@@ -1,4 +1,4 @@
-r"""I-projection of categorical posteriors onto bounds of their mean: who may be asked how often.
+r"""I-projection of categorical posteriors onto bounds on their mean, which limit how often people are asked.
 
 Given rows :math:`q_i`, find the rows closest to them in :math:`\frac1N\sum_i KL(\tilde q_i \| q_i)` whose mean lies
 within bounds. The solution is :math:`\tilde q_{ik} \propto q_{ik} e^{-\nu_k}` for the multipliers that minimise
@@ -22,7 +22,7 @@ __all__ = ["Projection", "project"]
 LOG_FLOOR = -60.0  # ln of the least probability: below it a hard bound would be infeasible
 LARGEST_STEP = 20.0
 RIDGE = 1e-7  # on the curvature of the dual, which is flat in one direction
-GAP = 5.0  # the divergence may be off by so many tolerances, where the bounds may be off by one
+GAP = 5.0  # the divergence may be off by this many tolerances, the bounds by one
 
 
 class Projection(NamedTuple):
@@ -31,15 +31,15 @@ class Projection(NamedTuple):
     Attributes
     ----------
     multipliers : Array, shape (K,)
-        nu: positive where the mean is held down to its upper bound, negative where it is lifted to its lower one.
+        nu: positive where an upper bound lowers the mean, negative where a lower bound raises it.
     mean : Array, shape (K,)
         Mean of the projected rows.
     violation : Array
-        Largest distance of the mean to its bounds.
+        Largest distance of the mean from its bounds.
     residual : Array
         The larger of the violation and a fifth of the duality gap, by which the divergence may exceed the least.
     num_steps : Array
-        Steps that were made.
+        Number of steps taken.
     """
 
     multipliers: Array
@@ -69,24 +69,24 @@ def project(
     tolerance: float = 1e-5,
     max_steps: int = 100,
 ) -> Projection:
-    """Find the multipliers that bring the mean of some rows within bounds.
+    """Find the multipliers that bring the mean of rows within bounds.
 
     Every step tries a Newton step on the coordinates whose bound is active (a semismooth Newton method on the
-    optimality conditions), at several lengths, and one sweep of alternating scaling, which minimises a majoriser
-    of the dual and therefore never raises it; the lowest dual wins. The first converges quadratically near the
-    solution, the second gets there from anywhere. Near the solution duals differ by less than their rounding: of
-    steps that they do not tell apart the one with the lowest residual is made.
+    optimality conditions), at several lengths, and one sweep of alternating scaling, which minimises a majoriser of the
+    dual and therefore never raises it. The candidate with the lowest dual wins. Newton steps converge quadratically
+    near the solution; alternating scaling converges from any start. Near the solution duals differ by less than their
+    rounding errors: among such candidates the one with the lowest residual wins.
 
     Parameters
     ----------
     log_q : Array, shape (N, K)
         Log-probabilities of the rows, normalised; see ``log_floor``.
     lower, upper : Array, shape (K,)
-        Bounds on the mean, feasible; see :func:`~pl2d_ppl.checks.bounds.check_bounds`. They may be traced.
+        Feasible bounds on the mean; see :func:`check_bounds`. They may be traced.
     weights : Array, shape (N,), optional
-        Weights of the rows in the mean; by default equal.
+        Weights of the rows in the mean; equal by default.
     start : Array, shape (K,), optional
-        Multipliers to start from; by default none.
+        Multipliers to start from; zero by default.
     tolerance : float
         Largest residual at which to stop.
     max_steps : int
@@ -95,7 +95,7 @@ def project(
     Returns
     -------
     Projection
-        Multipliers, and how well they meet the bounds.
+        Multipliers, and the remaining violation of the bounds.
     """
     dtype = log_q.dtype
     weights = jnp.ones(log_q.shape[0], dtype) if weights is None else weights
@@ -120,7 +120,7 @@ def project(
 
 
 def _tightened(lower: Array, upper: Array) -> tuple[Array, Array]:
-    """Bounds that the others imply: where one must take all, the others can take nothing."""
+    """Tighten bounds by those that the others imply: if one must take all, the others can take nothing."""
     upper = jnp.minimum(upper, jnp.clip(1.0 - (lower.sum() - lower), 0.0, 1.0))
     lower = jnp.maximum(lower, jnp.clip(1.0 - (upper.sum() - upper), 0.0, 1.0))
     return lower, jnp.maximum(lower, upper)
@@ -150,7 +150,7 @@ class _Dual(NamedTuple):
         return jnp.maximum(self.violation(mean), gap.sum() / GAP)
 
     def candidates(self, nu: Array, mean: Array) -> Array:
-        """Steps to choose from, one a row: Newton at several lengths, and alternating scaling."""
+        """Candidate steps, one per row: Newton at several lengths, and alternating scaling."""
         newton = self._newton(nu, mean)
         steps = [nu + length * newton for length in (1.0, 0.5, 0.2, 0.05)]
         return jnp.stack([*steps, self._scaling(nu)])
@@ -164,12 +164,12 @@ class _Dual(NamedTuple):
         return jnp.clip(target, nu - LARGEST_STEP, nu + LARGEST_STEP)
 
     def _newton(self, nu: Array, mean: Array) -> Array:
-        """Newton step towards ``mean = clip(mean + nu, lower, upper)``: 0 multipliers inside, bounds met outside."""
+        """Newton step towards ``mean = clip(mean + nu, lower, upper)``: zero multipliers inside, bounds met outside."""
         rows = jnp.exp(shift(self.log_q, nu)) * jnp.sqrt(self.weights)[:, None]
         reach = mean + nu
         active = (reach > self.upper) | (reach < self.lower)
         bound = jnp.where(reach > self.upper, self.upper, self.lower)
-        # Rows of inactive coordinates say d = -nu. The ridge fixes the direction along which the dual is flat.
+        # Rows of inactive coordinates state d = -nu. The ridge fixes the direction in which the dual is flat.
         diagonal = jnp.where(active, mean + RIDGE, 1.0)
         right = jnp.where(active, mean - bound, -nu)
         step = _solve(diagonal, active.astype(nu.dtype), rows, right)
@@ -177,7 +177,7 @@ class _Dual(NamedTuple):
         return jnp.clip(step, -LARGEST_STEP, LARGEST_STEP)
 
     def centred(self, nu: Array) -> Array:
-        """Choose among equivalent multipliers: where all are determined only up to a constant, fix it.
+        """Choose among equivalent multipliers: if all are determined only up to a constant, fix the constant.
 
         If every mean must meet its lower bound, shifting all multipliers down changes nothing, and likewise at the
         upper bounds; prices are then relative to the person who costs nothing.
@@ -189,7 +189,7 @@ class _Dual(NamedTuple):
 
 
 def _choose(values: Array, residuals: Array) -> Array:
-    """Position of the lowest dual, and of those that rounding cannot tell apart, of the lowest residual."""
+    """Index of the lowest dual; among duals equal up to rounding, index of the lowest residual."""
     rounding = 16 * jnp.finfo(values.dtype).eps * (1 + jnp.abs(values.min()))
     return jnp.argmin(jnp.where(values <= values.min() + rounding, residuals, jnp.inf))
 
@@ -199,7 +199,7 @@ def _solve(diagonal: Array, active: Array, rows: Array, right: Array) -> Array:
     num_rows, size = rows.shape
     if size <= num_rows:
         return jnp.linalg.solve(jnp.diag(diagonal) - active[:, None] * (rows.T @ rows), right)
-    # Of more people than items the matrix is a diagonal and a product of low rank (Woodbury's identity).
+    # With more people than items the matrix is a diagonal plus a product of low rank (Woodbury's identity).
     scaled = rows * (active / diagonal)
     inner = jnp.eye(num_rows, dtype=rows.dtype) - scaled @ rows.T
     first = right / diagonal

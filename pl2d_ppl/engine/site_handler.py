@@ -1,4 +1,4 @@
-"""What handlers of one sample site have in common."""
+"""Shared parts of handlers of one sample site."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ __all__ = ["SiteHandler"]
 
 
 class SiteHandler(Messenger):
-    """A handler of one sample site, which says so when the program does not have it."""
+    """A handler of one sample site, which raises an error if the program lacks the site."""
 
     def __init__(self, fn: Callable | None, site: str):
         self.site = site
@@ -30,7 +30,7 @@ class SiteHandler(Messenger):
             )
 
     def is_site(self, msg: dict) -> bool:
-        """Whether a message is that of the site."""
+        """Whether a message belongs to the site."""
         if msg["type"] != "sample" or msg["is_observed"]:
             return False
         self._names.append(msg["name"])

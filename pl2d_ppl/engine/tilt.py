@@ -1,4 +1,4 @@
-"""Effect handler: a tilt of a discrete site."""
+"""Effect handler that tilts a discrete site."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +21,13 @@ class tilt(SiteHandler):
     Parameters
     ----------
     fn : callable
-        A model. A tilt is a :func:`numpyro.factor`, which has no meaning in a guide: tilt the guide's logits
-        there, or use :class:`~pl2d_ppl.engine.workload.workload`. It does not change what ``Predictive`` draws, which
-        lists the factor as an empty array ``{site}_tilt``.
+        A model. A tilt is a :func:`numpyro.factor`, which has no meaning in a guide: there, tilt the guide's logits, or
+        use :class:`~pl2d_ppl.engine.workload.workload`. A tilt does not change the draws of ``Predictive``, which lists
+        the factor as an empty array ``{site}_tilt``.
     site : str
         Name of a discrete latent site.
     log_weight : Array, shape (batch shape of the site, number of values)
-        What to add, for every plate element and value; leading axes may be missing or of size one.
+        Weights to add, for every plate element and value; leading axes may be missing or of size one.
 
     Raises
     ------

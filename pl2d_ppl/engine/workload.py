@@ -1,4 +1,4 @@
-"""Effect handler: bounds on how often the values of a guide's discrete site are taken."""
+"""Effect handler that bounds how often a guide's discrete site takes its values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,21 +18,21 @@ __all__ = ["workload"]
 
 @jax.tree_util.register_pytree_node_class
 class workload(SiteHandler):
-    r"""Bound how often the values of a guide's discrete site are taken, on average over its plate.
+    r"""Bound how often a guide's discrete site takes its values, on average over its plate.
 
     The distribution q at the site becomes its I-projection onto
     :math:`l_k \le \frac1N \sum_i \tilde q_{ik} \le u_k` (paper A, equations A.7 to A.10),
 
     .. math:: \tilde q_{ik} \propto q_{ik} e^{-\nu_k},
 
-    with one signed multiplier a value, :math:`\nu_k > 0` where the upper bound holds it back and
-    :math:`\nu_k < 0` where the lower bound lifts it: the shadow price of that person's time. The multipliers are
-    recorded at the deterministic site ``{site}_multipliers``, the mean that they lead to at ``{site}_mean``, and
-    the largest violation of a bound that is left at ``{site}_violation``.
-    Conditionals of other sites given this one are untouched, so that the projection is exact on the joint.
+    with one signed multiplier per value: :math:`\nu_k > 0` where the upper bound lowers the mean and :math:`\nu_k < 0`
+    where the lower bound raises it. It is the shadow price of that person's time. Deterministic sites record the
+    multipliers, ``{site}_multipliers``, the resulting mean, ``{site}_mean``, and the largest remaining violation of a
+    bound, ``{site}_violation``. Conditionals of other sites given this one do not change, so that the projection is
+    exact on the joint.
 
-    The handler is a pytree whose leaves are the bounds: it can be passed through ``jit`` and batched with
-    ``vmap``, and one compiled program serves every bound.
+    The handler is a pytree whose leaves are the bounds: it can be passed through ``jit`` and batched with ``vmap``, and
+    one compiled program serves all bounds.
 
     Parameters
     ----------
@@ -43,20 +43,20 @@ class workload(SiteHandler):
     lower, upper : array_like, shape (number of values,) or (runs, number of values)
         Bounds on the mean over the plate, between 0 and 1. Leading axes are runs, for a batched fit.
     window : int, optional
-        By default every mini-batch meets the bounds by itself, as in paper A; on small batches that forces
-        decisions which no whole data set would need. With a window the bounds hold on average over about as
-        many of the last items: their ln q is kept as mutable state, and this batch takes the multipliers of all.
-        A window that is long against the pace of learning holds items of an older posterior.
+        By default every mini-batch meets the bounds by itself, as in paper A. Small batches then force decisions that
+        the whole data set would not need. With a window, the bounds hold on average over about this many of the last
+        items: their ln q is kept as mutable state, and the batch uses the multipliers of the whole window. If the
+        window is long compared to the pace of learning, it holds items of an older posterior.
     tolerance : float
         Largest violation of a bound, and of complementary slackness, at which the projection stops.
     max_steps : int
-        At most this many steps of the projection.
+        Largest number of steps of the projection.
 
     Raises
     ------
     ValueError
-        Before anything is traced, if the bounds are crossed, outside [0, 1] or infeasible; at the first call, if
-        the guide has no such site or their length is not its number of values.
+        If the bounds are crossed, outside [0, 1] or infeasible, raised before anything is traced. If the guide has no
+        such site or the length of the bounds differs from its number of values, raised at the first call.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class workload(SiteHandler):
         super().__init__(fn, site)
 
     def tree_flatten(self):
-        """Split into the bounds, and everything else."""
+        """Split the handler into the bounds and everything else."""
         return (self.lower, self.upper), (self.fn, self.site, self.window, self.tolerance, self.max_steps)
 
     @classmethod
     def tree_unflatten(cls, static, bounds):
-        """Put together again without checks: the bounds may be traced."""
+        """Rebuild the handler without checks: the bounds may be traced."""
         handler = cls.__new__(cls)
         fn, site, handler.window, handler.tolerance, handler.max_steps = static
         handler.lower, handler.upper = bounds
@@ -130,7 +130,7 @@ class workload(SiteHandler):
             )
 
     def _remember(self, rows: Array) -> tuple[Array, Array | None]:
-        """Write the batch over the oldest rows of the window; the rows to project, and their weights."""
+        """Overwrite the oldest rows of the window by the batch; return the rows to project, and their weights."""
         if self.window is None:
             return rows, None
         length = max(self.window, rows.shape[0])

@@ -1,1 +1,1 @@
-"""Methods side by side: curves, seeds, onboarding, reports."""
+"""Comparison of methods: curves, seeds, onboarding, reports."""

@@ -1,4 +1,4 @@
-"""Coverage-accuracy curves: who decides at each of several coverages, and how well."""
+"""Coverage-accuracy curves: decisions at several coverages, and their accuracy."""
 
 import dataclasses
 import time
@@ -34,7 +34,7 @@ def coverage_curve(
     window: int | None = None,
     on_point: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Train a method at several coverages, the AI along with it, and evaluate it on the test part.
+    """Train a method, together with the AI, at several coverages, and evaluate it on the test part.
 
     Parameters
     ----------
@@ -45,16 +45,16 @@ def coverage_curve(
     coverages : sequence of float
         Targets.
     method, guide : str
-        As for :func:`~pl2d_ppl.experiments.methods.learn`.
+        Arguments of :func:`~pl2d_ppl.experiments.methods.learn`.
     schedule, hidden, window : Schedule, tuple of int, int
-        As for :class:`~pl2d_ppl.experiments.methods.Task`.
+        Attributes of :class:`~pl2d_ppl.experiments.methods.Task`.
     on_point : callable
         Called once for every coverage, for a progress bar.
 
     Returns
     -------
     dict
-        As of :func:`evaluate_curve`, and ``seconds``.
+        The result of :func:`evaluate_curve`, and ``seconds``.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def coverage_curve(
     task = Task(train, tuple(coverages), schedule, hidden, window, guide=guide)
     learned = learn(method, rng_key, task, on_fit=lambda: points.pop()())
     row = evaluate_curve(learned, train.x, test, coverages)
-    for point in points:  # of a method with one fit, or one batch of fits, for all coverages
+    for point in points:  # for a method with one fit, or one batch of fits, for all coverages
         point()
     return {**row, "seconds": time.perf_counter() - start}
 
@@ -88,31 +88,30 @@ def evaluate_curve(
     learned : Learned
         The method.
     x : array, shape (N, ...)
-        Inputs on which offsets are fitted; others than those of training, where there are, since gates are too sure of
-        what they were trained on. They need no labels.
+        Inputs on which offsets are fitted, without labels. Use other inputs than those of training if possible, since
+        gates are overconfident on their training inputs.
     test : Annotated
-        Items to decide on, with annotations of everybody who may be asked.
+        Items to decide, with annotations of everybody who may be asked.
     coverages : sequence of float
         Targets.
     staff : sequence of str, optional
-        Who is present; by default all whom the method knows. Where it knows none of them, the AI decides. Who is
-        present and may be asked must be among the people of the test part.
+        Names of the people present; by default all people that the method knows. If it knows none of those present, the
+        AI decides. People who are present and may be asked must be among the people of the test part.
     rng_key : Array, optional
-        With it, ``accuracy_drawn`` tells of people who are really drawn, with offsets.
+        If given, ``accuracy_drawn`` is the accuracy of people who are actually drawn, with offsets.
 
     Returns
     -------
     dict
-        Lists with one entry a target: ``coverage``, ``accuracy``, ``judged``, ``workload``, of plain argmax
-        decisions, and the same with suffix ``_offset``, with offsets fitted on x; ``area``, ``area_offset``,
-        ``ai_accuracy`` and ``ai_calibration_error``
-        (means over targets), ``expert_accuracy``. A method that is not steered has one plain point,
-        for all targets.
+        Lists with one entry per target: ``coverage``, ``accuracy``, ``judged``, ``workload`` of plain argmax decisions,
+        and the same with suffix ``_offset`` for decisions with offsets fitted on x. Also ``area``, ``area_offset``,
+        ``ai_accuracy`` and ``ai_calibration_error`` (means over targets), ``expert_accuracy``. A method that is not
+        steered has one plain point for all targets.
 
     Raises
     ------
     ValueError
-        If a coverage is not between 0 and 1, the test part has no annotations, or lacks somebody who is present.
+        If a coverage is not between 0 and 1, the test part has no annotations, or it lacks a person who is present.
     """
     _check_curve(test, coverages)
     fitted, days = ([_on_day(d, staff) for d in learned.defer(items)] for items in (x, test.x))
@@ -138,7 +137,7 @@ def evaluate_curve(
     alone_ai = float(np.mean(ai_accuracy))
     able = [a for a, name in zip(alone, test.annotators, strict=True) if a is not None and _may(name, staff)]
     best = max(able, default=alone_ai)
-    # Where nobody can be deferred to there is no expert at coverage 0 to join the one point to.
+    # If nobody can be deferred to, there is no expert at coverage 0 to join the one point to.
     extremes = (best if days[0].staff[:-1].any() else alone_ai), alone_ai
     areas = {
         f"area{s}": _area(row[f"coverage{s}"][:n], row[f"accuracy{s}"][:n], *extremes)
@@ -165,7 +164,7 @@ def _may(name: str, staff: Sequence[str] | None) -> bool:
 
 
 def _on_day(deferral: Deferral, staff: Sequence[str] | None) -> Deferral:
-    """Deferral to those of the staff whom the method knows."""
+    """Restrict deferral to those of the staff that the method knows."""
     if staff is None:
         return deferral
     known = [name for name in deferral.people if name in staff]
@@ -179,7 +178,7 @@ def _ai_alone(deferral: Deferral) -> Deferral:
 
 
 def _annotations(deferral: Deferral, test: Annotated) -> np.ndarray:
-    """Annotations of the people of a deferral, in their order; of who is absent they need not be known."""
+    """Annotations of the people of a deferral, in their order; annotations of absent people may be unknown."""
     columns = dict(zip(test.annotators, test.annotations.T, strict=True))
     present = [name for name, there in zip(deferral.people, deferral.staff[:-1], strict=True) if there]
     unknown = [name for name in present if name not in columns]
@@ -193,7 +192,7 @@ def _annotations(deferral: Deferral, test: Annotated) -> np.ndarray:
 
 
 def _area(coverage: list[float], accuracy: list[float], expert_accuracy: float, ai_accuracy: float) -> float:
-    """Area over the points that can be judged; NaN where none can."""
+    """Area over the points that can be judged; NaN if there are none."""
     points = np.array([coverage, accuracy])
     points = points[:, np.isfinite(points[1])]
     return area_under_curve(points[0], points[1], expert_accuracy, ai_accuracy) if points.size else float("nan")

@@ -1,4 +1,4 @@
-"""What methods have learned: who decides on new items, and who joins."""
+"""Trained methods: they decide new items, and newcomers can join."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,29 +27,29 @@ class Learned(Protocol):
 
     @property
     def steered(self) -> bool:
-        """Whether it was trained for every coverage, so that plain decisions differ between them."""
+        """Whether the method was trained for every coverage, so that plain decisions differ between coverages."""
         ...
 
     def defer(self, x: ArrayLike) -> list[Deferral]:
-        """Say who should decide on items of shape (N, ...): at every coverage, or one deferral for all."""
+        """Find who should decide items of shape (N, ...): a deferral for every coverage, or one for all."""
         ...
 
     def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "Learned":
-        """Add the people of a few annotated items, as far as the method can without training anew.
+        """Add the people of a few annotated items, as far as the method can without retraining.
 
         Parameters
         ----------
         rng_key : Array
             A typed key.
         data : Annotated
-            What the newcomers said, and the truth.
+            The newcomers' annotations, and the truth.
         membership : array, shape (K, M'), or None
             Their memberships in clusters.
 
         Returns
         -------
         Learned
-            With the newcomers, or itself, where the method cannot defer to them.
+            The method with the newcomers, or unchanged if it cannot defer to them.
         """
         ...
 
@@ -61,17 +61,17 @@ class GateLearned:
     Attributes
     ----------
     fits : list of FitResult
-        One a coverage, or a batch of runs, one a coverage, or one for all.
+        One fit per coverage, or a batch with one run per coverage, or one fit for all.
     people : tuple of str
         Names.
     steered : bool
-        Whether there is one a coverage.
+        Whether there is one fit or run per coverage.
     membership : array, shape (K, M), optional
-        Of people in the clusters that the gate is over.
+        Memberships of people in the clusters that the gate is over.
     view : callable, optional
-        How a method sees memberships, such as rounded.
+        Function that turns memberships into those that the method uses, such as rounded ones.
     num_clusters : int, optional
-        K of the memberships that newcomers have, where it must be that of training.
+        Number of clusters K that newcomers' memberships must have, if it must match training.
     """
 
     fits: list[FitResult]
@@ -88,7 +88,7 @@ class GateLearned:
         return [Deferral.of(*run, membership=self.membership, people=self.people) for run in runs]
 
     def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "GateLearned":
-        """See :class:`Learned`: into clusters by membership alone; a gate over persons knows no newcomers."""
+        """See :class:`Learned`. People join clusters by membership alone; a gate over people cannot take newcomers."""
         del rng_key
         if self.view is None or self.membership is None or membership is None:
             return self
@@ -104,7 +104,7 @@ class PooledLearned:
     Attributes
     ----------
     people : PooledPeople
-        Their posterior.
+        The people, with their posterior.
     """
 
     people: PooledPeople
@@ -115,25 +115,26 @@ class PooledLearned:
         return [self.people.defer(x)]
 
     def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "PooledLearned":
-        """See :class:`Learned`: from the mean of their cluster, as their annotations say."""
+        """See :class:`Learned`. Newcomers start at the mean of their cluster, and move as their annotations say."""
         omega = np.ones((1, data.num_experts)) if membership is None else membership
         return PooledLearned(self.people.join(rng_key, data.batch(), omega, people=data.annotators))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PopulationLearned:
-    """L2D-Pop: people as representations of what they annotated.
+    """L2D-Pop: people as representations of their annotations.
 
     Attributes
     ----------
     fit : PopulationFit
         The trained networks.
     representation : array, shape (M, R)
-        People.
+        Representations of people.
     names : tuple of str
         Their names.
     heard : array of bool, shape (M,)
-        Who annotated an item of known truth. Of the others nothing is known, and they are not asked.
+        Whether each person annotated an item of known truth. The others are not asked, since nothing is known about
+        them.
     class_logits : callable
         Network of the AI, from x to (N, C).
     """
@@ -146,7 +147,7 @@ class PopulationLearned:
     steered: bool = False
 
     def defer(self, x: ArrayLike) -> list[Deferral]:
-        """See :class:`Learned`: the person with the largest logit decides, or the AI's best category."""
+        """See :class:`Learned`. The AI decides where its best category has a larger logit than every person."""
         x = jnp.asarray(x)
         categories = self.class_logits(x)
         people = jnp.where(self.heard, self.fit.deferral_logits(x, self.representation), -jnp.inf)
@@ -155,7 +156,7 @@ class PopulationLearned:
         return [Deferral.of(gate, ai, people=self.names)]
 
     def join(self, rng_key: Array, data: Annotated, membership: NDArray | None) -> "PopulationLearned":
-        """See :class:`Learned`: as the representation of what they annotated."""
+        """See :class:`Learned`. Newcomers are represented by their annotations."""
         del rng_key, membership
         psi, heard = representations(self.fit, data)
         return dataclasses.replace(
@@ -167,7 +168,7 @@ class PopulationLearned:
 
 
 def representations(fit: PopulationFit, data: Annotated) -> tuple[Array, NDArray[np.bool_]]:
-    """Represent people by what they annotated.
+    """Represent people by their annotations.
 
     Parameters
     ----------
@@ -179,9 +180,9 @@ def representations(fit: PopulationFit, data: Annotated) -> tuple[Array, NDArray
     Returns
     -------
     psi : Array, shape (M, R)
-        Representations; of who annotated nothing of known truth, zeros.
+        Representations; zeros for people who annotated nothing of known truth.
     heard : array of bool, shape (M,)
-        Who did annotate.
+        Whether each person annotated an item of known truth.
     """
     heard = heard_people(data)
     psi = jnp.zeros((data.num_experts, fit.network.encoder.outputs[0]))
@@ -191,5 +192,5 @@ def representations(fit: PopulationFit, data: Annotated) -> tuple[Array, NDArray
 
 
 def heard_people(data: Annotated) -> NDArray[np.bool_]:
-    """Who annotated an item of known truth, shape (M,)."""
+    """Whether each person annotated an item of known truth, shape (M,)."""
     return ((data.annotations >= 0) & (data.y >= 0)[:, None]).any(0)

@@ -50,36 +50,36 @@ __all__ = [
 ]
 
 GuideName = Literal["exact", "mean-field"]
-ALL_ITEMS = 2**31  # a step
+ALL_ITEMS = 2**31  # per step
 GATE_SCHEDULE = Schedule()
 POOLED_SCHEDULE = Schedule(1000, ALL_ITEMS, "adamw", 0.05, weight_decay=0.0, clip=None)
-MOST_NETWORKS = 16  # of experts with one each; more of them share the hidden layers of one
+MOST_NETWORKS = 16  # up to this many experts have a network each; more share the hidden layers of one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """What a method learns from.
+    """Data and settings that a method learns from.
 
     Attributes
     ----------
     train : Annotated
         Items, annotations and truth.
     coverages : tuple of float
-        Shares of the items that the AI is to decide: what a method can steer, it is trained for each of them.
+        Shares of the items that the AI is to decide. A method that can be steered is trained for each of them.
     schedule : Schedule
         Steps and optimiser.
     hidden : tuple of int
         Widths of the hidden layers; for images, channels of the convolutions.
     window : int, optional
-        Window of the workload, in items; by default every mini-batch is held to the bounds, as in paper A.
+        Window of the workload, in items; by default every mini-batch meets the bounds, as in paper A.
     pooled_schedule : Schedule
-        Steps and optimiser of partially pooled people, who are no network.
+        Steps and optimiser of partially pooled people, which are not a network.
     classifier : Frozen, optional
-        The AI, trained first on other items. Without it, it is trained along.
+        The AI, trained first on other items. Without it, the AI is trained together with the method.
     membership : array, shape (K, M), optional
-        Memberships of people in clusters, for the methods that know of them.
+        Memberships of people in clusters, for the methods that use them.
     guide : {"exact", "mean-field"}
-        Which posterior of the discrete sites, of ``prob-l2d``.
+        Posterior of the discrete sites, for ``prob-l2d``.
     """
 
     train: Annotated
@@ -94,7 +94,7 @@ class Task:
 
 
 class TaskShape(NamedTuple):
-    """What networks are built for.
+    """Sizes that networks are built for.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class TaskShape(NamedTuple):
 
     @property
     def experts(self) -> Callable:
-        """Network of what everybody would say."""
+        """Network of everybody's annotations."""
         if self.num_experts > MOST_NETWORKS:
             return self.network((self.num_experts, self.num_categories))
         return partial(Ensemble, self.network(self.num_categories), self.num_experts)
@@ -147,7 +147,7 @@ def _prob_l2d(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
 
 
 def _naive(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
-    del guide  # z alone is latent: both are the same
+    del guide  # only z is latent: both are the same
     model = partial(naive_l2d, gating=shape.network(shape.num_experts + 1), classifier=shape.classifier)
     return model, exact(model)
 
@@ -176,7 +176,7 @@ def _two_stage(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
 
 
 class MethodSpec(NamedTuple):
-    """A method that is a program: how it is built, and the site whose share of the AI a workload fixes, if any."""
+    """A method that is a program: its builder, and the site (if any) where a workload fixes the AI's share."""
 
     build: Callable[[TaskShape, GuideName], ModelAndGuide]
     site: str | None
@@ -192,7 +192,7 @@ SPECS = {
     "cluster-soft": MethodSpec(_cluster_l2d, "v"),
     "cluster-hard": MethodSpec(_cluster_l2d, "v"),
 }
-TRAINED_ON = ("one-stage", "one-vs-all")  # methods whose classifier is trained on, with the gate
+TRAINED_ON = ("one-stage", "one-vs-all")  # methods whose classifier is trained further, with the gate
 METHODS = (*SPECS, "l2d-pop", "pooled")
 NEED_MEMBERSHIP = ("cluster-soft", "cluster-hard")
 
@@ -205,16 +205,16 @@ def learn(name: str, rng_key: jax.Array, task: Task, *, on_fit: Callable[[], Non
     name : str
         One of ``METHODS``.
     rng_key : Array
-        A typed key, of networks and mini-batches.
+        A typed key, for networks and mini-batches.
     task : Task
-        What it learns from.
+        Data and settings that the method learns from.
     on_fit : callable
-        Called after every coverage that takes a fit of its own, for a progress bar.
+        Called after every coverage that needs its own fit, for a progress bar.
 
     Returns
     -------
     Learned
-        Who decides, at every coverage.
+        The trained method.
 
     Raises
     ------
@@ -257,7 +257,7 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
     bounds = [coverage_bounds(c, size - 1) for c in task.coverages]
     if site is None:
         fits = [train(rng_key, free_guide)]
-    elif data.x.ndim == 2:  # all coverages at once; not of images, whose convolutions are slow if vectorised
+    elif data.x.ndim == 2:  # all coverages at once; not for images, since vectorised convolutions are slow
         lower, upper = map(np.stack, zip(*bounds, strict=True))
         keys = jnp.stack([rng_key] * len(bounds))
         fits = [train(keys, workload(free_guide, site, lower, upper, window=task.window))]
@@ -271,7 +271,7 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
 
 
 def coverage_bounds(coverage: float, num_experts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds that fix the AI's share and leave everybody else's free.
+    """Return bounds that fix the AI's share and leave all other shares free.
 
     Parameters
     ----------
@@ -296,13 +296,13 @@ def coverage_bounds(coverage: float, num_experts: int) -> tuple[np.ndarray, np.n
 
 
 def _view(name: str, task: Task) -> View | None:
-    """How a method sees memberships: LECODU as one cluster of all, without weights; rounded; or as they are."""
+    """How a method sees memberships: as one cluster of all people without weights (LECODU), rounded, or unchanged."""
     if name == "lecodu":
         return lambda membership: np.ones((1, membership.shape[1]))
     if name == "cluster-soft":
         return lambda membership: membership
     if name == "cluster-hard":
-        used = np.unique(np.asarray(task.membership).argmax(0))  # clusters that rounding leaves empty are none
+        used = np.unique(np.asarray(task.membership).argmax(0))  # rounding may leave clusters empty; drop these
         return lambda membership: np.eye(len(used))[membership[used].argmax(0)].T
     return None
 
@@ -395,18 +395,18 @@ def build_method(
     name : str
         One of ``SPECS``.
     data : Annotated
-        Training data: decides the sizes of the networks.
+        Training data, which decides the sizes of the networks.
     hidden : tuple of int
         Widths of the hidden layers.
     guide : {"exact", "mean-field"}
-        Which posterior of the discrete sites.
+        Posterior of the discrete sites.
     membership : array, shape (K, M), optional
-        Decides the number of clusters.
+        Memberships of people, which decide the number of clusters.
 
     Returns
     -------
     tuple of callable
-        Model and guide, the guide still without a workload.
+        Model and guide; the guide has no workload yet.
 
     Raises
     ------

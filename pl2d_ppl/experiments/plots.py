@@ -10,18 +10,18 @@ from pl2d_ppl.plots import new_axes
 
 __all__ = ["plot_curve", "plot_onboarding"]
 
-# Ten methods can be told apart; grey is for those who decide alone.
+# Ten methods are distinguishable; grey marks the AI and the best person alone.
 COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "black", "C8", "C9")
 MARKERS, LINES = "os^DvpPX<>", ("-", "--", "-.")
 
 
 def plot_curve(reports: Mapping[str, Mapping[str, Any]], *, offsets: bool = True, ax: Any = None) -> Any:
-    """Plot accuracy against realised coverage, one line a method, mean over seeds, every seed as a faint line.
+    """Plot accuracy against realised coverage: one line per method for the mean over seeds, one faint line per seed.
 
     Parameters
     ----------
     reports : mapping of str to mapping
-        By name of the method: ``coverage``, ``accuracy`` (and ``_offset``), of shape (seeds, targets),
+        Reports by name of the method: ``coverage``, ``accuracy`` (and ``_offset``), of shape (seeds, targets),
         ``ai_accuracy`` (seeds,) and ``expert_accuracy`` (seeds, M), as ``pl2d curve`` writes them.
     offsets : bool
         Whether to plot decisions with offsets, whose coverage meets its target, or plain argmax decisions.
@@ -46,7 +46,7 @@ def plot_curve(reports: Mapping[str, Mapping[str, Any]], *, offsets: bool = True
 
 
 def _draw_method(ax: Any, index: int, report: Mapping[str, Any], suffix: str, label: str) -> None:
-    """Draw the mean curve of a method, over seeds with a value, in the style of its place; every seed faintly."""
+    """Draw a method's mean curve over seeds with a value, in the style of its index; draw every seed faintly."""
     coverage, accuracy = (np.asarray(report[key + suffix], float) for key in ("coverage", "accuracy"))
     color = COLORS[index % len(COLORS)]
     for c, a in zip(coverage, accuracy, strict=True):
@@ -67,12 +67,12 @@ def _draw_alone(ax: Any, ai: float, best: float, best_label: str) -> None:
 
 
 def plot_onboarding(report: Mapping[str, Any]) -> Any:
-    """Plot accuracy against realised coverage, with offsets, of all methods: one panel a number of context items.
+    """Plot accuracy with offsets against realised coverage for all methods: one panel per number of context items.
 
     Parameters
     ----------
     report : mapping
-        As ``pl2d onboard`` writes it: ``results`` by number of context items and method, ``alone``.
+        Report as ``pl2d onboard`` writes it: ``results`` by number of context items and method, ``alone``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Reports of results over seeds: kept on disk as seeds are finished, and summed up."""
+"""Reports of results over seeds: saved whenever a seed is finished, and summarised."""
 
 import errno
 import json
@@ -28,30 +28,30 @@ __all__ = [
 
 
 SAME_FOR_ALL_SEEDS = ("settings", "coverages", "annotators", "people", "published", "versions")
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # `filelock` itself would replace a lock for ENOSYS only
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # `filelock` itself falls back only for ENOSYS
 
 
 def resume_report(path: Path | None, settings: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the report that is kept at a path.
+    """Return the report at a path.
 
     Parameters
     ----------
     path : Path or None
-        Where, if anywhere.
+        Where the report is kept, if anywhere.
     settings : mapping
-        What identifies the run. A report holds them under ``settings``, or beside its results.
+        Settings that identify the run. A report holds them under ``settings``, or beside its results.
     otherwise : mapping
-        What to return where there is no report that can be read.
+        What to return if there is no readable report.
 
     Returns
     -------
     dict
-        The report, with the versions of today.
+        The report, with the current package versions.
 
     Raises
     ------
     ValueError
-        If the report is of other settings: it would be lost.
+        If the report has other settings: it would be lost.
     """
     known = (path and read_report(path)) or {}
     told = known.get("settings", known)
@@ -67,7 +67,7 @@ def resume_report(path: Path | None, settings: Mapping[str, Any], otherwise: Map
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Tell where nested settings differ; what is not there is as good as None."""
+    """List where nested settings differ; a missing setting counts as None."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in {**new, **old}:
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
@@ -88,7 +88,7 @@ def add_seed(
     row: Mapping[str, Any],
     **same: Any,
 ) -> dict[str, Any]:
-    """Add a seed to a report, and to what other processes have written to its file meanwhile.
+    """Add a seed to a report, and merge seeds that other processes have meanwhile written to its file.
 
     Parameters
     ----------
@@ -97,23 +97,23 @@ def add_seed(
     report : mapping
         The report so far.
     settings : mapping
-        As for :func:`resume_report`.
+        Settings as for :func:`resume_report`.
     seed : int
         The seed.
     row : mapping
-        Its results; nested names are those of the report.
+        Results of the seed; nested names are those of the report.
     **same
-        What is the same for all seeds.
+        Entries that are the same for all seeds.
 
     Returns
     -------
     dict
-        The report as it is now, with all seeds that anybody has finished.
+        The report with all seeds that any process has finished so far.
 
     Raises
     ------
     ValueError
-        If somebody has written a report of other settings meanwhile.
+        If another process has meanwhile written a report with other settings.
     """
     if path is None:
         return _with_row(report, seed, row, same)
@@ -130,7 +130,7 @@ def _with_row(report: Mapping[str, Any], seed: int, row: Mapping[str, Any], same
 
 
 def _appended(lists: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists with one value more, that of a row of the same nested names."""
+    """Lists with one more value each, from a row of the same nested names."""
     return {
         name: _appended(lists.get(name, {}), value) if isinstance(value, Mapping) else [*lists.get(name, []), value]
         for name, value in row.items()
@@ -139,7 +139,7 @@ def _appended(lists: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other process writes a file, and keep others from it; the lock file goes with the lock."""
+    """Wait until no other process writes a file, and keep others from writing; remove the lock file afterwards."""
     file = path.parent / f".{path.name}.lock"
     with in_folder(file.parent):
         lock = _acquired(file)
@@ -147,12 +147,12 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # Windows removes it itself, once the lock is released
+            with suppress(OSError):  # Windows removes the file itself, once the lock is released
                 file.unlink()
 
 
 def _acquired(file: Path) -> AcquireReturnProxy:
-    """Lock a file, or where the file system has no locks, another one by its existence."""
+    """Lock a file; if the file system has no locks, use the existence of another file as the lock."""
     try:
         return FileLock(file, fallback_to_soft=False).acquire()
     except OSError as error:
@@ -162,19 +162,19 @@ def _acquired(file: Path) -> AcquireReturnProxy:
 
 
 def select_seeds(report: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-    """Return a report of some of its seeds.
+    """Return a report restricted to some of its seeds.
 
     Parameters
     ----------
     report : mapping
-        As :func:`~pl2d_ppl.experiments.seeds.run_seeds` returns it, or as ``pl2d onboard`` writes it.
+        A report from :func:`~pl2d_ppl.experiments.seeds.run_seeds`, or one that ``pl2d onboard`` wrote.
     seeds : sequence of int
-        Which, in this order.
+        The seeds to keep, in this order.
 
     Returns
     -------
     dict
-        The same with these seeds.
+        The report with these seeds only.
     """
     rows = [report["seeds"].index(seed) for seed in seeds]
     return {name: value if name in SAME_FOR_ALL_SEEDS else _taken(value, rows) for name, value in report.items()}
@@ -187,7 +187,7 @@ def _taken(value: Any, rows: Sequence[int]) -> Any:
 
 
 def known_mean(values: Any) -> np.ndarray:
-    """Mean over the first axis of what is known.
+    """Compute the mean of known values over the first axis.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def known_mean(values: Any) -> np.ndarray:
 
 
 def mean_and_spread(values: Any) -> str:
-    """Mean and standard deviation over the seeds that have a value, as text.
+    """Format mean and standard deviation over the seeds that have a value.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def mean_and_spread(values: Any) -> str:
     Returns
     -------
     str
-        Such as ``71.07 ± 0.40``.
+        Text such as ``71.07 ± 0.40``.
     """
     values = np.asarray(values, float)
     mean = known_mean(values)
@@ -224,7 +224,7 @@ def mean_and_spread(values: Any) -> str:
 
 
 def read_report(path: Path) -> dict[str, Any] | None:
-    """Return an earlier report, or None where there is none that can be read."""
+    """Return an earlier report, or None if there is no readable one."""
     try:
         report = json.loads(path.read_text())
     except (OSError, ValueError):

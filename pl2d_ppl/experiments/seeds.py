@@ -1,4 +1,4 @@
-"""Coverage-accuracy curves over seeds: data preparation, and one row of a report a seed."""
+"""Coverage-accuracy curves over seeds: data preparation, and one row of a report per seed."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -32,21 +32,21 @@ def prepare_split(
     missing: float = 0.0,
     num_simulated: int = SIMULATED_EXPERTS,
 ) -> tuple[Annotated, Annotated]:
-    """Prepare the training and test part of one seed.
+    """Prepare the training and test parts of one seed.
 
-    Without any annotation, superclass experts are simulated on both parts (paper A: right on their superclasses,
-    wrong half the time elsewhere). A test part without annotations is replaced by a held-out part of the training
-    items, split by group where there is one. Annotations are dropped from the training part only; features are
-    standardised on it.
+    If there are no annotations, superclass experts are simulated on both parts (paper A: right on their superclasses,
+    wrong half the time elsewhere). If the test part has no annotations, a held-out part of the training items replaces
+    it, split by group if there are groups. Annotations are dropped only from the training part, and features are
+    standardised with its statistics.
 
     Parameters
     ----------
     rng_key : Array
-        Key of simulated experts and dropped annotations.
+        Key for simulated experts and dropped annotations.
     train, test : Annotated
         The data, and its test part if it has one.
     seed : int
-        Of the split.
+        Seed of the split.
     test_share : float
         Share of the groups, or items, to hold out.
     missing : float
@@ -57,7 +57,7 @@ def prepare_split(
     Returns
     -------
     tuple of Annotated
-        Training and test part.
+        Training and test parts.
 
     Raises
     ------
@@ -108,32 +108,32 @@ def run_seeds(
     Parameters
     ----------
     prepare : callable
-        From a key and a seed to training and test part.
+        Function from a key and a seed to training and test parts.
     seeds : sequence of int
         The seeds.
     coverages : sequence of float
         Targets.
     settings : mapping
-        What identifies the run; it goes into the report.
+        Settings that identify the run; they are part of the report.
     path : Path, optional
-        Where the report is kept: the seeds in it are not run again, and every other one is added when it is finished.
+        Where the report is kept: seeds in it are not run again, and every other seed is added when it is finished.
     on_point : callable
         Called after every coverage.
     **curve
-        For :func:`~pl2d_ppl.experiments.curve.coverage_curve`.
+        Arguments of :func:`~pl2d_ppl.experiments.curve.coverage_curve`.
 
     Returns
     -------
     dict
-        ``settings``, ``coverages``, ``seeds``; with one row a seed and one column a target ``coverage``,
-        ``accuracy``, ``judged``, ``workload`` and the same with suffix ``_offset``; one value a seed: ``area``,
-        ``area_offset``, ``ai_accuracy``, ``expert_accuracy`` (a list), ``seconds``; ``versions``. Of a report that is
-        kept, all seeds.
+        ``settings``, ``coverages``, ``seeds``; with one row per seed and one column per target ``coverage``,
+        ``accuracy``, ``judged``, ``workload`` and the same with suffix ``_offset``; with one value per seed ``area``,
+        ``area_offset``, ``ai_accuracy``, ``expert_accuracy`` (a list), ``seconds``; ``versions``. A report on disk has
+        all its seeds.
 
     Raises
     ------
     ValueError
-        If there is a report of other settings.
+        If there is a report with other settings.
     """
     settings = {**settings, "coverages": list(coverages)}
     report = resume_report(path, settings, {**settings, "seeds": []})

@@ -14,7 +14,7 @@ AREAS = {"area": "area_offset", "plain area": "area"}
 
 
 def also_kept(report: Mapping[str, Any], seeds: Sequence[int]) -> str:
-    """Tell which seeds a report holds, if there are others than were asked for."""
+    """Say which seeds a report holds, if there are more than those requested."""
     if set(report["seeds"]) <= set(seeds):
         return ""
     held = ", ".join(map(str, sorted(report["seeds"])))
@@ -27,17 +27,17 @@ def curve_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     Parameters
     ----------
     reports : mapping of str to mapping
-        By name of the method, as :func:`~pl2d_ppl.experiments.seeds.run_seeds` returns them.
+        Reports by name of the method, from :func:`~pl2d_ppl.experiments.seeds.run_seeds`.
 
     Returns
     -------
     str
-        The table; below, which values are missing, and who is how good alone.
+        The table, then the missing values, and the accuracies of the AI and of each expert alone.
 
     Warns
     -----
     UserWarning
-        If there are decisions that cannot be judged, once a method.
+        If some decisions of a method cannot be judged; one warning per method.
     """
     width = max(len(name) for name in reports) + 2
     first = next(iter(reports.values()))
@@ -74,7 +74,7 @@ def _warn_unjudged(name: str, least: float) -> None:
 
 
 def _missing(name: str, report: Mapping[str, Any]) -> list[str]:
-    """Tell which seeds have no value, of what: means and areas are over the others."""
+    """Say which seeds lack which values: means and areas are over the others."""
     columns = zip(report["coverages"], np.asarray(report["accuracy_offset"], float).T, strict=True)
     values = {f"accuracy at {target:.2f}": column for target, column in columns}
     values |= {label: np.asarray(report[key], float) for label, key in AREAS.items()}
@@ -92,7 +92,7 @@ def onboard_table(report: Mapping[str, Any]) -> str:
     Parameters
     ----------
     report : mapping
-        As ``pl2d onboard`` writes it.
+        Report as ``pl2d onboard`` writes it.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def onboard_table(report: Mapping[str, Any]) -> str:
 
 
 def _people(report: Mapping[str, Any]) -> str:
-    """Who is there, with error rates over all items and seeds."""
+    """List the people present and those who left, with error rates over all items and seeds."""
     people, rates = report["people"], np.mean(report["error_rates"], 0)
     present = [name in people["present"] for name in people["names"]]
     told = [", ".join(f"{r:.3f}" for r in rates[np.array(present) == there]) for there in (True, False)]

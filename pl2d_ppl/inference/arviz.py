@@ -28,7 +28,7 @@ OUTPUT_DIMS = {
     "truth_probs": [ITEM, CATEGORY],
     "cluster_probs": [ITEM, CLUSTER, CATEGORY],
 }
-# What the values of a site are: the first of these of its size.
+# Dimension of the values of a site: the first of these that has its size.
 VALUE_DIMS = {
     "z": (EXPERT, CLUSTER),
     "v": (OPTION,),
@@ -50,32 +50,32 @@ def to_datatree(
     dims: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 4096,
 ) -> "xr.DataTree":
-    """Posterior, network outputs and workload of a fit on some items, for ArviZ.
+    """Return posterior, network outputs and workload of a fit on some items, for ArviZ.
 
-    The guide is evaluated once on all items together, with networks in evaluation mode, so that a workload
-    holds on average over just these items; a ``window`` over earlier mini-batches is left out. Latent sites
-    that the guide keeps are drawn from it, in its order; those that it sums out are then drawn from their
-    exact posterior given these: the joint is right, draw by draw, and is the projected one under a workload.
+    The guide is evaluated once on all items together, with networks in evaluation mode, so that a workload holds on
+    average over just these items; a ``window`` over earlier mini-batches is left out. Latent sites that the guide keeps
+    are drawn from it, in its order. Latent sites that it sums out are then drawn from their exact posterior given the
+    former. Each draw is thus from the joint posterior, which under a workload is the projected one.
 
     Parameters
     ----------
     rng_key : Array
         A typed key.
     result : FitResult
-        A fit of one run; of a batch choose one by ``result.run(i)``.
+        A fit of one run; choose one run of a batch by ``result.run(i)``.
     data : mapping of str to array, shape (N, ...)
-        Items as for :func:`~pl2d_ppl.inference.fit.fit`: ``x``, ``annotations``, ``y``, or part of them; what is left
-        out is not conditioned on.
+        Items as for :func:`~pl2d_ppl.inference.fit.fit`: ``x``, ``annotations``, ``y``, or part of them; the posterior
+        is not conditioned on those left out.
     num_samples : int
         Number of draws, S.
     coords : mapping of str to sequence, optional
-        Names: of items under ``item``; of the M experts, with or without one for the AI, under ``expert``; of
-        categories under ``category``, of clusters under ``cluster``. By default 0.., ``expert_0`` .. and ``AI``, 0...
-        Where a gate is over clusters and the AI, as in ``cluster_l2d``, these are along ``option``.
+        Names of items under ``item``, of the M experts (the AI's may be added) under ``expert``, of categories under
+        ``category``, and of clusters under ``cluster``. By default 0.., ``expert_0`` .. and ``AI``, 0... A gate over
+        clusters and the AI, as in ``cluster_l2d``, has the dimension ``option``.
     dims : mapping of str to sequence of str, optional
-        Names of the dimensions of a variable, without ``chain`` and ``draw``, where others serve better.
+        Names of the dimensions of a variable, without ``chain`` and ``draw``, to replace the default ones.
     batch_size : int
-        Items at a time through the networks.
+        Number of items passed through the networks at a time.
 
     Returns
     -------
@@ -83,8 +83,7 @@ def to_datatree(
         Groups, with M + 1 deciders along ``expert``, the AI last:
 
         - ``posterior``: draws of the latent sites, with dimensions ``chain`` (1) and ``draw`` (S): ``z``
-          (item), ``t`` (item, expert), and network weights that have a posterior, a "/" in their name made a
-          ".".
+          (item), ``t`` (item, expert), and network weights that have a posterior, with "." for "/" in their names.
         - ``marginals``: posterior probabilities of the discrete sites, ``z_probs`` (item, expert) and
           ``t_probs`` (item, expert, category), of the projected posterior under a workload.
         - ``network_outputs``: ``gate_probs`` (item, expert), ``ai_probs`` (item, category) and
@@ -95,8 +94,8 @@ def to_datatree(
         - ``observed_data``: ``annotations`` (item, expert: the M experts), ``y`` (item). ``constant_data``:
           ``x``.
 
-        Where network weights have a posterior, what has no dimension ``draw`` is a mean over its draws. The
-        tree is written by ``tree.to_netcdf(path, engine="h5netcdf")`` and read by ``xarray.open_datatree``.
+        Where network weights have a posterior, variables without a dimension ``draw`` are means over its draws. Write
+        the tree by ``tree.to_netcdf(path, engine="h5netcdf")`` and read it by ``xarray.open_datatree``.
 
     Raises
     ------
@@ -107,13 +106,13 @@ def to_datatree(
     Notes
     -----
     Leave-one-out cross-validation weighs draws of the parameters that items share by the inverse likelihood of
-    an item. Networks as point estimates have no such draws, and the sites of an item are no substitute: a
-    likelihood given them predicts an item that they have already seen, and with them summed out nothing is left
-    to draw. There is then no group ``log_likelihood``, and the attribute ``log_likelihood_left_out`` of the tree
-    says why. With a posterior over weights w the group holds ln p(observed sites of item i | x_i, w), everything
-    local to the item summed out: in ``prob_l2d`` of annotations, y and y_ai. Under a workload the draws come
-    from a posterior under constraints, through which items depend on one another, and the group is left out
-    too. The draws are the guide's: where it is a poor posterior, so is the estimate (Magnusson et al. 2019,
+    an item. Networks as point estimates have no such draws. The sites of an item are no substitute: they have already
+    seen the item that a likelihood given them predicts, and once they are summed out, nothing is left to draw. There is
+    then no group ``log_likelihood``, and the attribute ``log_likelihood_left_out`` of the tree
+    says why. With a posterior over weights w the group holds ln p(observed sites of item i | x_i, w), with everything
+    local to the item summed out: in ``prob_l2d``, the evidence of annotations, y and y_ai. Under a workload the group
+    is left out too: the constraints of the posterior make items depend on one another. The draws come from the guide:
+    if the guide approximates the posterior poorly, the estimate is poor (Magnusson et al. 2019,
     Bayesian leave-one-out cross-validation for large data. ICML).
     """
     arrays = _checked(rng_key, result, data, num_samples, batch_size)
@@ -134,7 +133,7 @@ def to_datatree(
 def _checked(
     rng_key: Array, result: FitResult, data: Mapping[str, Any], num_samples: int, batch_size: int
 ) -> dict[str, Array]:
-    """Check the arguments; the arrays in the types that the programs were compiled for."""
+    """Check the arguments, and return the arrays in the types that the programs were compiled for."""
     check_key(rng_key)
     if result.compiled.batched:
         raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
@@ -201,7 +200,7 @@ class _Labels:
 
     @property
     def output_dims(self) -> dict[str, list[str]]:
-        """Dimensions of the networks' outputs; the gate is over options where these are no people."""
+        """Dimensions of the networks' outputs; the gate is over options where options are not people."""
         return {**OUTPUT_DIMS, "gate_probs": [ITEM, OPTION]} if OPTION in self.sizes else OUTPUT_DIMS
 
     def values_of(self, name: str, site: SiteShape) -> str:
@@ -217,7 +216,7 @@ class _Labels:
         default: Sequence[str] = (),
         draws: bool = False,
     ) -> "xr.Dataset":
-        """Label arrays; those of ``draws`` have an axis of S in front."""
+        """Label arrays; those in ``draws`` have a leading axis of length S."""
         from arviz_base import dict_to_dataset
 
         named: dict[Any, Any] = {}
@@ -233,7 +232,7 @@ class _Labels:
         return dict_to_dataset(named, inference_library=numpyro, coords=coords, dims=axes, sample_dims=sample_dims)
 
     def observed(self, data: Mapping[str, Array]) -> "xr.Dataset":
-        """Label what was observed; the AI annotates nothing."""
+        """Label the observed data; the AI annotates nothing."""
         arrays = {n: a for n, a in data.items() if n != "x"}
         people = copy.copy(self)
         if "annotations" in arrays and self.sizes[EXPERT] == arrays["annotations"].shape[1] + 1:
@@ -262,7 +261,7 @@ def _tree(groups: dict[str, "xr.Dataset"], result: FitResult, found: Found) -> "
 
     about = {"inference_name": "SVI", "epochs": result.epoch, "status": result.status}
     for group in groups.values():
-        group.attrs.pop("sample_dims", None)  # some plots of arviz-plots take it for an argument of their own
+        group.attrs.pop("sample_dims", None)  # some plots of arviz-plots mistake it for an argument of their own
     groups["posterior"].attrs.update(about)
     tree = xr.DataTree.from_dict(groups)
     tree.attrs.update(about)

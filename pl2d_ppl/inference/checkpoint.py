@@ -30,7 +30,7 @@ def write_checkpoint(
     path : path-like
         Folder; an older one is replaced once the new one is complete.
     notes : mapping
-        What is no array, as JSON has it.
+        Everything that is not an array, as JSON values.
     arrays : mapping of str to array
         The history.
     state : pytree of Array
@@ -57,7 +57,7 @@ def read_notes(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises
     ------
     ValueError
-        If it holds no whole fit of this format.
+        If it holds no complete fit of this format.
     """
     try:
         notes = json.loads((path / "fit.json").read_text())
@@ -79,7 +79,7 @@ def read_state(path: Path, expected: Any) -> Any:
     path : Path
         The folder.
     expected : pytree of jax.ShapeDtypeStruct
-        What it must be.
+        Shapes and types that the state must have.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def read_state(path: Path, expected: Any) -> Any:
     Raises
     ------
     ValueError
-        If it is another one, or cannot be read.
+        If the state is another one, or cannot be read.
     """
     shapes, structure = jax.tree.flatten(expected)
     try:

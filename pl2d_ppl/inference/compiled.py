@@ -28,9 +28,9 @@ def compile_fit(
     max_plate_nesting: int,
     arguments: Mapping[str, Any] | None = None,
 ) -> tuple["CompiledFit", tuple[Array, ...]]:
-    """Compiled programs, and their traced leaves: the guide's, such as the bounds of a workload, and arguments.
+    """Return compiled programs and their traced leaves: those of the guide, such as bounds, and the arguments.
 
-    Programs are kept: the same model, guide and optimizer, with other bounds, are not compiled again.
+    Compiled programs are cached: the same model, guide and optimizer with other bounds are not compiled again.
     """
     kept = _Bare(guide) if jax.tree_util.all_leaves([guide]) else guide
     given = {name: _arrays(value) for name, value in (arguments or {}).items()}
@@ -48,25 +48,25 @@ def compile_fit(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PerRun:
-    """An argument of which every run of a batch has its own.
+    """An argument that differs between the runs of a batch.
 
     Attributes
     ----------
     value : pytree of array, shape (R, ...)
-        The argument, with an axis of runs in front.
+        The argument, with a leading axis of runs.
     """
 
     value: Any
 
 
 def one_run(argument: Any, index: int = 0) -> Any:
-    """Take what one run gets of an argument."""
+    """Return the value of an argument for one run."""
     argument = _arrays(argument)
     return jax.tree.map(lambda a: a[index], argument.value) if isinstance(argument, PerRun) else argument
 
 
 def _arrays(argument: Any) -> Any:
-    """Make arrays of what an argument consists of; a list of numbers is one."""
+    """Convert the leaves of an argument to arrays; a list of numbers becomes one array."""
     if isinstance(argument, PerRun):
         return PerRun(_arrays(argument.value))
     return jnp.asarray(argument) if isinstance(argument, list | tuple) else jax.tree.map(jnp.asarray, argument)
@@ -93,7 +93,7 @@ class CompiledFit:
     model : callable
         The model.
     structure : PyTreeDef
-        The guide, and arguments of both programs besides data, without their traced leaves.
+        The guide, and the arguments of both programs other than data, without their traced leaves.
     has_runs : tuple of bool
         Which leaves have an axis of runs.
     optimizer : optax.GradientTransformation
@@ -118,7 +118,7 @@ class CompiledFit:
         self._structure, self._has_runs, self._optimizer = structure, has_runs, optimizer
         self._elbo = EnumELBO(max_plate_nesting)
         self._constrain: Callable = dict
-        self._optim: Any = None  # with _constrain set by the first trace of _init
+        self._optim: Any = None  # the first trace of _init also sets _constrain
         self.num_items = 1
         runs = (tuple(0 if r else None for r in has_runs), 0)
 
@@ -144,12 +144,12 @@ class CompiledFit:
         return self._elbo.max_plate_nesting
 
     def guide(self, leaves: tuple[Array, ...]) -> Callable:
-        """Put the guide together."""
+        """Rebuild the guide from its leaves."""
         guide = jax.tree.unflatten(self._structure, leaves)[0]
         return guide.func if isinstance(guide, _Bare) else guide
 
     def call(self, leaves: tuple[Array, ...], batch: Batch) -> dict[str, Array]:
-        """Put the arguments of both programs together."""
+        """Rebuild the arguments of both programs."""
         arguments = jax.tree.unflatten(self._structure, leaves)[1]
         return {**batch, **{n: a.value if isinstance(a, PerRun) else a for n, a in arguments.items()}}
 
@@ -167,7 +167,7 @@ class CompiledFit:
         return compiled, leaves
 
     def probe(self, leaves: tuple[Array, ...], keys: Array, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the deterministic sites of one run; the programs' own errors show here, before compilation."""
+        """Shapes of the deterministic sites of one run; errors of the programs are raised here, before compilation."""
 
         def sites(leaves: tuple[Array, ...], keys: Array) -> dict[str, Array]:
             first = self._of_run(leaves, 0)
@@ -181,7 +181,7 @@ class CompiledFit:
             )
         try:
             return jax.eval_shape(sites, leaves, keys)
-        except TypeError as error:  # what jax and flax raise of shapes
+        except TypeError as error:  # jax and flax raise this for shapes that do not fit
             shapes = {name: a.shape for name, a in batch.items()}
             raise ValueError(
                 f"Expected data that the programs and their networks take, found a mini-batch of shapes {shapes}: "
@@ -210,7 +210,7 @@ class CompiledFit:
         return {n: s["value"] for n, s in model_trace.items() if s["type"] == "deterministic"}, traces
 
     def _update(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> tuple[SVIState, tuple]:
-        """One step: the loss is the negative ELBO an item."""
+        """Take one step: the loss is the negative ELBO per item."""
         key, step_key = jax.random.split(state.rng_key)
         guide, arguments = self.guide(leaves), self.call(leaves, batch)
 
@@ -227,7 +227,7 @@ class CompiledFit:
     def _epoch(
         self, batch_size: int, leaves: tuple[Array, ...], state: SVIState, key: Array, data: Batch
     ) -> tuple[SVIState, dict[str, Array], Array, Array]:
-        """One pass over shuffled mini-batches; after a step that is not finite the state stays as it was before.
+        """Pass once over shuffled mini-batches; the state stops changing at the first step that is not finite.
 
         Returns the state, the history (means over the steps), whether all was finite, and the rows of the batches.
         """
@@ -245,7 +245,7 @@ class CompiledFit:
         return state, jax.tree.map(lambda a: a.mean(0), records), finite, rows
 
     def _evaluate(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> Array:
-        """Loss of a batch, an item's, its networks in evaluation mode; no state changes."""
+        """Return the mean loss per item of a batch, with networks in evaluation mode; no state changes."""
         with evaluation():
             terms, traces = self._elbo.site_terms(
                 key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
@@ -253,7 +253,7 @@ class CompiledFit:
         return -sum(terms.values(), start=jnp.zeros(())) / _weight(traces[0], batch)
 
     def _local_loss(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> Array:
-        """Loss of a batch, an item's, without the sites that items share, such as a prior on weights."""
+        """Return the mean loss per item of a batch, without the sites that items share, such as a prior on weights."""
         length = len(next(iter(batch.values())))
         with evaluation():
             arguments = self.call(leaves, batch)
@@ -280,7 +280,7 @@ class CompiledFit:
 
 
 def _weight(model_trace: Mapping[str, dict], batch: Batch) -> int:
-    """How many items the loss stands for: the size of the plate of which the batch is a sample."""
+    """Number of items that the loss stands for: the size of the plate that the batch is a sample of."""
     length = len(next(iter(batch.values())))
     plates = [s for s in model_trace.values() if s["type"] == "plate" and s["value"].shape[0] == length]
     return max((s["args"][0] for s in plates), default=length)

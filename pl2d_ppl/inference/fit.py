@@ -27,9 +27,9 @@ class NonFiniteLossError(ArithmeticError):
     Attributes
     ----------
     epoch, step : int
-        Where, counted from 0.
+        Where it happened, counted from 0.
     sites : list of str
-        Sites whose contribution to the ELBO is not finite; empty if the gradient is what is not.
+        Sites whose contribution to the ELBO is not finite; empty if only the gradient is not finite.
     result : FitResult
         The fit at the last good step.
     """
@@ -82,29 +82,29 @@ def fit(
     Parameters
     ----------
     rng_key : Array
-        A typed key; or an array of R keys, for R runs in one batch, which share the data and are compiled once.
-        Of a ``workload`` guide every run may then have its own bounds, of shape (R, K).
+        A typed key; or an array of R keys, for R runs in one batch, which share the data and are compiled once. With a
+        ``workload`` guide, each run may then have its own bounds, of shape (R, K).
     model, guide : callable
         Programs that take the entries of ``data`` by name.
     data : mapping of str to array, shape (N, ...)
-        What the programs take, such as ``x``, ``annotations`` and ``y``.
+        Data that the programs take, such as ``x``, ``annotations`` and ``y``.
     optimizer : optax.GradientTransformation
-        Any chain of optax: schedules (in steps), clipping, weight decay. The loss is the negative ELBO an item.
+        Any chain of optax: schedules (in steps), clipping, weight decay. The loss is the negative ELBO per item.
     epochs : int
-        Passes over the data. Every epoch shuffles anew, and leaves out what does not fill a batch.
+        Passes over the data. Every epoch shuffles anew, and leaves out the items that do not fill a batch.
     batch_size : int
-        Items a step.
+        Number of items per step.
     arguments : mapping of str to pytree of array, optional
-        What both programs take besides, the same for every item, such as ``alpha`` of ``annotator_lda``, or a network.
-        It is traced: another value is not another compilation. With :class:`~pl2d_ppl.inference.compiled.PerRun` around
-        it, every run of a batch has its own.
+        Further arguments of both programs, the same for every item, such as ``alpha`` of ``annotator_lda``, or a
+        network. They are traced: other values need no new compilation. Wrap one in
+        :class:`~pl2d_ppl.inference.compiled.PerRun` to give each run of a batch its own value.
     validation : mapping, optional
         Held-out data of the same form. Its loss is recorded after every epoch, with networks in evaluation mode,
         and predictions come from the epoch at which it was lowest.
     patience : int, optional
-        Stop when the validation loss has not fallen for so many epochs.
+        Stop when the validation loss has not fallen for this many epochs.
     resume : FitResult, optional
-        Go on from an earlier fit of the same programs, up to ``epochs`` in all, as if it had never stopped.
+        Continue an earlier fit of the same programs, up to ``epochs`` in total, as if it had never stopped.
     progress : bool
         Whether to show a progress bar.
     max_plate_nesting : int
@@ -118,7 +118,7 @@ def fit(
     Raises
     ------
     ValueError
-        Before anything is compiled, if data or arguments do not fit together.
+        If data or arguments do not fit together; raised before anything is compiled.
     NonFiniteLossError
         If the loss is not finite.
     FitInterrupted
@@ -151,7 +151,7 @@ def fit(
 
 
 def _set_up_autoguides(guide: Callable, rng_key: Array, batch: Mapping[str, Array]) -> None:
-    """Call NumPyro's automatic guides once outside of compilation: what they see at first they keep."""
+    """Call NumPyro's automatic guides once outside of compilation: they keep the values of their first call."""
     while isinstance(guide, Messenger) and guide.fn is not None:
         guide = guide.fn
     continuous = getattr(guide, "continuous", guide)
@@ -176,7 +176,7 @@ class _Training:
         self.validation = validation and {name: jnp.asarray(a) for name, a in validation.items()}
 
     def run(self, result: FitResult, epochs: int, patience: int | None, progress: bool) -> FitResult:
-        """Go on to a number of epochs in all."""
+        """Continue up to a total number of epochs."""
         result = result.replace(status="completed")
         bar = tqdm(
             range(result.epoch, epochs),
@@ -198,7 +198,7 @@ class _Training:
         return result
 
     def epoch(self, result: FitResult) -> FitResult:
-        """One epoch, and its validation."""
+        """Run one epoch, and its validation."""
         compiled, leaves, number = result.compiled, result.leaves, result.epoch
         fold = jax.vmap(jax.random.fold_in, (0, None)) if compiled.batched else jax.random.fold_in
         key = fold(self.rng_key, number)
@@ -226,7 +226,7 @@ _LOSSES = ("loss", "validation_loss")
 
 
 def validation_loss(result: FitResult, data: Mapping[str, Array], batch_size: int) -> np.ndarray:
-    """Negative ELBO an item of held-out data, the networks in evaluation mode.
+    """Return the negative ELBO per item of held-out data, with networks in evaluation mode.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def validation_loss(result: FitResult, data: Mapping[str, Array], batch_size: in
     data : mapping of str to array, shape (N, ...)
         Held-out data.
     batch_size : int
-        Items at a time.
+        Number of items evaluated at a time.
 
     Returns
     -------
@@ -254,13 +254,13 @@ def total_loss(
     Parameters
     ----------
     loss : callable
-        Of :class:`~pl2d_ppl.inference.compiled.CompiledFit`, such as ``evaluate``: the mean loss of a batch.
+        Mean loss of a batch: a method of :class:`~pl2d_ppl.inference.compiled.CompiledFit`, such as ``evaluate``.
     leaves, state : tuple of Array, SVIState
-        What it is evaluated at.
+        Where the loss is evaluated.
     data : mapping of str to array, shape (N, ...)
         The items.
     batch_size : int
-        Items at a time.
+        Number of items evaluated at a time.
 
     Returns
     -------

@@ -32,7 +32,7 @@ def load(
     path : path-like
         Folder that :meth:`~pl2d_ppl.inference.result.FitResult.save` wrote.
     model, guide, optimizer : callable, callable, optax.GradientTransformation
-        What was fitted: programs are code, and are not written to disk.
+        The fitted programs and their optimizer: code is not written to disk.
     arguments : mapping of str to pytree of array, optional
         As for the fit.
     max_plate_nesting : int
@@ -46,7 +46,7 @@ def load(
     Raises
     ------
     ValueError
-        If the folder holds no whole fit, or one of other programs.
+        If the folder holds no complete fit, or a fit of other programs.
     """
     path = Path(path)
     notes, history = read_notes(path)

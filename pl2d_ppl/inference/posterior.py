@@ -34,7 +34,7 @@ ITEM = "item"
 
 
 class SiteShape(NamedTuple):
-    """What of a latent site is no array; its plates with their sizes, outermost first."""
+    """Facts about a latent site that are not arrays; its plates with their sizes, outermost first."""
 
     plates: tuple[tuple[str, int], ...]
     size: int
@@ -44,14 +44,14 @@ class SiteShape(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Facts:
-    """What a trace tells besides arrays: the sites, and why there is no log likelihood."""
+    """What a trace gives besides arrays: the sites, and the reason for a missing log likelihood."""
 
     sites: tuple[tuple[str, SiteShape], ...]
     left_out: str
 
 
 class Found(NamedTuple):
-    """What inference gives; draws have an axis of S in front."""
+    """Results of inference; draws have a leading axis of length S."""
 
     draws: dict[str, Array]
     probs: dict[str, Array]
@@ -64,7 +64,7 @@ class Found(NamedTuple):
 
 
 class _Inference:
-    """Draws and marginals of a guide, and of what it sums out of its model; compiled once for all its bounds."""
+    """Draws and marginals of a guide's sites and of those that it sums out; compiled once for all bounds."""
 
     def __init__(self, compiled: CompiledFit):
         self.compiled, self.model = compiled, compiled.model
@@ -75,7 +75,7 @@ class _Inference:
     def run(
         self, rng_key: Array, result: FitResult, data: dict[str, Array], num_samples: int, batch_size: int
     ) -> Found:
-        """Draw weights, where they have a posterior, and then everything else once for every draw of them."""
+        """Draw weights, where they have a posterior; then draw everything else once for every draw of the weights."""
         leaves, params = result.leaves, result.params
         weight_key, item_key = jax.random.split(rng_key)
         has_weights = jax.eval_shape(self._weights, leaves, params, data, weight_key[None])
@@ -113,7 +113,7 @@ class _Inference:
         return {n: jnp.concatenate([c[n] for c in chunks]) for n in chunks[0]}
 
     def _weights(self, leaves: tuple, params: dict, data: dict, keys: Array) -> dict[str, Array]:
-        """Draws of the continuous sites of the guide but for those of mean field, of shape (S, ...)."""
+        """Draw the continuous sites of the guide, except those of mean field; shape (S, ...)."""
         guide = self.compiled.guide(leaves)
 
         def draw(key: Array) -> dict[str, Array]:
@@ -137,10 +137,10 @@ class _Inference:
     def _items(
         self, left_out: str, leaves: tuple, params: dict, values: dict, outputs: dict, data: dict, keys: Array
     ) -> tuple[dict, dict, tuple, _Facts]:
-        """Draws of the items' sites, one a key; ln evidence of every item; marginals and workload.
+        """Return draws of the items' sites, one per key; ln evidence of every item; marginals and workload.
 
-        The E-step is shared by the draws. Networks are in the trace, but nothing that is asked for depends on
-        them since their outputs are given, so that they are not evaluated.
+        The draws share the E-step. Networks are in the trace, but are not evaluated: their outputs are given, so that
+        no result depends on them.
         """
         given = {**params, **values, **outputs}
         data = self.compiled.call(leaves, data)
@@ -185,7 +185,7 @@ def draw_posterior(
     num_samples : int
         Number of draws, S.
     batch_size : int
-        Items at a time through the networks.
+        Number of items passed through the networks at a time.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict
     dict of str to Array, shape (S, ...)
         The draws, by site.
     """
-    batch = {name: jnp.zeros(a.shape, a.dtype) for name, a in result.example.items()}  # whose values do not matter
+    batch = {name: jnp.zeros(a.shape, a.dtype) for name, a in result.example.items()}  # the values do not matter
     keys = jax.random.split(rng_key, num_samples)
     return _inference(result.compiled).weights(result.leaves, result.params, batch, keys)
 
@@ -230,7 +230,7 @@ def _why_no_evidence(weights: dict[str, Array], bounded: bool) -> str:
 def _log_evidence(
     factors: list[Factor], latents: Mapping[str, LatentSite], values: dict
 ) -> tuple[dict[str, Array], str]:
-    """Log evidence of every item given the values, shape (N,); or why that would not be the whole of it."""
+    """Return the log evidence of every item given the values, shape (N,), or the reason why it would be incomplete."""
     others = [n for n, site in latents.items() if site.kind != "discrete"]
     own = eliminate(factors, latents) if not others else []
     priors = [f.name for f in own if f.name in values and ITEM not in f.plates]
@@ -266,7 +266,7 @@ def _over_all(guide: Any) -> tuple[Callable, list[workload]]:
 
 
 def _is_continuous(site: dict) -> bool:
-    """Whether a site of a guide is drawn before the items' sites, which may depend on it."""
+    """Whether a guide's site is drawn before the items' sites, which may depend on it."""
     latent = site["type"] == "sample" and not site["is_observed"] and not site["fn"].has_enumerate_support
     return latent and not any(site["infer"].get(flag) for flag in ("is_auxiliary", "log_mean"))
 
@@ -318,7 +318,7 @@ class _Kept:
         return {n: named_einsum([q[m] for m in with_parents([n], q)], self.sites[n].dims) for n in q}
 
     def joint(self, plates: Sequence[str]) -> Array:
-        """Joint probabilities of all discrete sites, an axis for every plate and then for every site."""
+        """Joint probabilities of all discrete sites; one axis for every plate, then one for every site."""
         q = [table._replace(data=jnp.exp(table.data)) for table in self.log_q.values()]
         kept = [p for p in plates if any(p in s.plates for s in self.sites.values())]
         dims = (*kept, *self.sites)
@@ -328,7 +328,7 @@ class _Kept:
 def _draw(
     key: Array, own: _Kept, left: dict[str, LatentSite], program: FrozenProgram, values: dict
 ) -> dict[str, Array]:
-    """Draw the guide's sites, then those that it sums out: outer plates first, each given all before it."""
+    """Draw the guide's sites, then those that it sums out: outer plates first, each site given all earlier ones."""
     key, own_key = jax.random.split(key)
     drawn = own.draw(own_key)
     for name in left:
@@ -357,7 +357,7 @@ def _marginal_left_out(program: FrozenProgram, values: dict, own: _Kept, site: L
 
 
 def _over_other_plates(factor: Factor) -> Array:
-    """Sum a factor over all plates but that of items, shape (N,)."""
+    """Sum a factor over all plates except that of the items; shape (N,)."""
     lp = factor.log_prob
     repeats = math.prod(size for plate, size in factor.plates.items() if plate not in (*lp.dims, ITEM))
     summed = lp.data.sum([i for i, d in enumerate(lp.dims) if d != ITEM])

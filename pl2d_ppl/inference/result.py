@@ -1,4 +1,4 @@
-"""What a fit gives: parameters, history and predictions."""
+"""Results of a fit: parameters, history and predictions."""
 
 import dataclasses
 import os
@@ -20,9 +20,9 @@ Status = Literal["started", "completed", "stopped_early", "interrupted"]
 
 
 class Prediction(NamedTuple):
-    """Predictions; in a batch of runs, every array has an axis of runs in front.
+    """Predictions; for a batch of runs, every array has a leading axis of runs.
 
-    ``Deferral.of(*prediction)`` says who decides on a day, among the people present and within bounds.
+    ``Deferral.of(*prediction)`` finds who decides on a day, among the people present and within bounds.
 
     Attributes
     ----------
@@ -37,13 +37,13 @@ class Prediction(NamedTuple):
 
     @property
     def decision(self) -> np.ndarray:
-        """Who decides, without bounds: the argmax of the gate, M for the AI, shape (N,)."""
+        """Decision-makers without bounds: the argmax of the gate, M for the AI, shape (N,)."""
         return self.gate.argmax(-1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FitResult:
-    """A fit of a model and a guide; of a batch of runs, every array has an axis of runs in front.
+    """A fit of a model and a guide; for a batch of runs, every array has a leading axis of runs.
 
     Attributes
     ----------
@@ -52,21 +52,20 @@ class FitResult:
     leaves : tuple of Array
         Traced leaves of the guide, such as bounds.
     state : SVIState
-        State after the last epoch, from which a fit goes on; of NumPyro's SVI.
+        State of NumPyro's SVI after the last epoch, from which a fit continues.
     best_state : SVIState
-        State at the lowest validation loss, which ``params`` and predictions come from; without validation, the
-        last.
+        State at the lowest validation loss, or the last state without validation; ``params`` and predictions use it.
     best_loss : array, shape ()
-        That loss.
+        The lowest validation loss.
     stale : array of int, shape ()
-        Epochs since.
+        Number of epochs since the lowest validation loss.
     epoch : int
-        Epochs that were made.
+        Number of epochs completed.
     history : dict of str to array, shape (epochs, ...)
-        ``loss``, the negative ELBO an item; ``validation_loss``; and what the guide records, such as
-        ``z_multipliers``, ``z_mean`` and ``z_violation`` of a workload; means over the steps of an epoch.
+        ``loss``, the negative ELBO per item; ``validation_loss``; and values that the guide records, such as
+        ``z_multipliers``, ``z_mean`` and ``z_violation`` of a workload. All are means over the steps of an epoch.
     status : {"started", "completed", "stopped_early", "interrupted"}
-        How it ended.
+        How the fit ended.
     example : dict of str to jax.ShapeDtypeStruct
         Shapes of a mini-batch.
     """
@@ -86,7 +85,7 @@ class FitResult:
     def start(
         cls, compiled: CompiledFit, leaves: tuple[Array, ...], state: SVIState, batch: Mapping[str, Array]
     ) -> "FitResult":
-        """Return a fit of no epochs."""
+        """Return a fit before its first epoch."""
         shape = state.rng_key.shape
         example = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in batch.items()}
         return cls(
@@ -107,7 +106,7 @@ class FitResult:
         return dataclasses.replace(self, **changes)
 
     def after_epoch(self, state: SVIState, record: Mapping[str, np.ndarray]) -> "FitResult":
-        """Return the fit after one more epoch: keep the best state by validation loss, each run its own."""
+        """Return the fit after one more epoch: keep the best state by validation loss, separately for each run."""
         history = {n: np.concatenate([self.history.get(n, v[None][:0]), v[None]]) for n, v in record.items()}
         best_state, best_loss, stale = state, self.best_loss, self.stale
         if "validation_loss" in record:
@@ -136,7 +135,7 @@ class FitResult:
 
     @property
     def guide(self) -> Callable:
-        """The guide; of a batch of runs, the guide of all with bounds of shape (R, K)."""
+        """The guide; for a batch of runs, one guide for all, with bounds of shape (R, K)."""
         return self.compiled.guide(self.leaves)
 
     def run(self, index: int) -> "FitResult":
@@ -158,7 +157,7 @@ class FitResult:
     def outputs(
         self, x: Any, *, batch_size: int = 4096, rng_key: Array | None = None, num_samples: int = 1
     ) -> dict[str, np.ndarray]:
-        """Outputs of the trained networks: the program's deterministic sites, networks in evaluation mode.
+        """Return outputs of the trained networks: the deterministic sites, with networks in evaluation mode.
 
         Parameters
         ----------
@@ -167,14 +166,14 @@ class FitResult:
         batch_size : int
             Items at a time.
         rng_key : Array, optional
-            Needed where network weights have a posterior: of every draw the outputs are kept.
+            Needed where network weights have a posterior. The outputs of every draw are kept.
         num_samples : int
             Number of draws of the weights.
 
         Returns
         -------
         dict of str to array, shape (draws, N, ...) or (R, draws, N, ...)
-            Such as ``gate_logits``, ``ai_logits``, ``belief_logits``.
+            Outputs such as ``gate_logits``, ``ai_logits``, ``belief_logits``.
 
         Raises
         ------
@@ -203,8 +202,8 @@ class FitResult:
     ) -> Prediction:
         """Predict who should decide, and what the AI says.
 
-        Decisions within bounds on everybody's share are a matter of the
-        :class:`~pl2d_ppl.deferral.deferral.Deferral` that the prediction leads to::
+        For decisions within bounds on people's shares, make a :class:`~pl2d_ppl.deferral.deferral.Deferral` from the
+        prediction::
 
             day = Deferral.of(*result.predict(x), people=names)
             day.bounded(lower, upper).decision
@@ -214,7 +213,7 @@ class FitResult:
         x : array, shape (N, ...)
             Inputs.
         rng_key, num_samples : Array, int
-            Where network weights have a posterior: probabilities are means over so many draws of it.
+            Used where network weights have a posterior: probabilities are means over this many draws.
         batch_size : int
             Items at a time.
 
@@ -226,7 +225,7 @@ class FitResult:
         Raises
         ------
         ValueError
-            If x is not of the form that the networks were trained on, or the program has no deterministic sites
+            If x does not have the form that the networks were trained on, or the program has no deterministic sites
             ``gate_logits`` and ``ai_logits``.
         """
         outputs = self.outputs(x, batch_size=batch_size, rng_key=rng_key, num_samples=num_samples)

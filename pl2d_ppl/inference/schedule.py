@@ -1,4 +1,4 @@
-"""How long to optimise, on how many items a step, and by which rule."""
+"""How long to optimise, on how many items per step, and by which rule."""
 
 import dataclasses
 from functools import lru_cache
@@ -14,25 +14,24 @@ __all__ = ["Schedule"]
 class Schedule:
     """Steps of an optimiser whose learning rate falls along a cosine.
 
-    By default that of paper A's appendix, at the scale of feature vectors.
+    The defaults follow the appendix of paper A, at the scale of feature vectors.
 
     Attributes
     ----------
     steps : int
         Steps, rounded to whole epochs.
     batch_size : int
-        Items a step; all of a smaller data set.
+        Number of items per step; a smaller data set is used whole.
     rule : {"sgd", "adamw"}
-        Which optimiser.
+        The optimiser.
     learning_rate, weight_decay : float
-        Of networks.
+        Learning rate and weight decay of the networks.
     momentum : float
-        Of SGD.
+        Momentum of SGD.
     clip : float, optional
         Largest global norm of the gradient.
     site_learning_rate : float, optional
-        Learning rate of Adam, without decay, for the sites that items share; by default they are treated as networks
-        are.
+        Learning rate of Adam, without decay, for the sites that items share. By default they are treated like networks.
     """
 
     steps: int = 2000
@@ -45,7 +44,7 @@ class Schedule:
     site_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        """Check what can be checked without data."""
+        """Check the settings that need no data."""
         if self.rule not in ("sgd", "adamw"):
             raise ValueError(f"Expected a rule out of sgd and adamw, found {self.rule!r}.")
         if self.steps < 1 or self.batch_size < 1:
@@ -59,7 +58,7 @@ class Schedule:
         return dataclasses.replace(self, **changes)
 
     def batch(self, num_items: int) -> int:
-        """Return the number of items a step for a data set."""
+        """Return the number of items per step for a data set."""
         return min(self.batch_size, num_items)
 
     def epochs(self, num_items: int) -> int:
@@ -89,6 +88,6 @@ def _optimizer(schedule: Schedule, steps: int) -> optax.GradientTransformation:
 
 
 def _kinds(params: dict[str, Any]) -> dict[str, Any]:
-    """Tell parameters of networks, which ``nnx_module`` names so, from those of sites."""
+    """Separate parameters of networks, which ``nnx_module`` names, from those of sites."""
     kinds = {name: "network" if name.endswith("$params") else "site" for name in params}
     return {name: jax.tree.map(lambda _, kind=kinds[name]: kind, leaf) for name, leaf in params.items()}

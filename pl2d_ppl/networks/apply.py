@@ -20,9 +20,9 @@ def apply_network(name: str, network: Network, x: Array) -> Array:
     Parameters
     ----------
     name : str
-        Of its parameters, ``{name}$params``.
+        Name of the network; its parameters are ``{name}$params``.
     network : nnx.Module or callable or Frozen
-        What is trained, see :func:`instantiate`, or is not.
+        A network to train, see :func:`instantiate`, or a Frozen one, which is not trained.
     x : array, shape (N, ...)
         Inputs.
 

@@ -11,7 +11,7 @@ __all__ = ["network_for"]
 
 
 def network_for(item: Sequence[int], hidden: Sequence[int], outputs: int | tuple[int, ...]) -> Callable:
-    """Choose a network that suits the items: a convolutional net of images, a perceptron of anything else.
+    """Choose a network that suits the items: a convolutional network for images, otherwise a perceptron.
 
     Parameters
     ----------
@@ -20,12 +20,12 @@ def network_for(item: Sequence[int], hidden: Sequence[int], outputs: int | tuple
     hidden : sequence of int
         Widths of the hidden layers, or channels of the convolutions.
     outputs : int or tuple of int
-        Shape of the output, one item's.
+        Shape of the output of one item.
 
     Returns
     -------
     callable
-        Function of ``rngs`` that builds it.
+        Function of ``rngs`` that builds the network.
     """
     if len(item) == 3:
         return partial(ConvNet, item[-1], tuple(hidden), outputs)

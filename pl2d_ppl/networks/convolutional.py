@@ -23,7 +23,7 @@ class ConvNet(nnx.Module):
     hidden : sequence of int
         Channels after every convolution.
     outputs : int or tuple of int
-        Shape of the output, one item's.
+        Shape of the output of one item.
     rngs : nnx.Rngs
         Source of the weights.
     """
@@ -45,7 +45,7 @@ class ConvNet(nnx.Module):
 def _convolve(conv: nnx.Conv, x: Array) -> Array:
     """Evaluate a 3 x 3 convolution of stride 2; on a CPU as a product, since there a gradient in a loop is slow.
 
-    In a compiled loop, such as an epoch, XLA's own takes some thirty times as long (jax-ml/jax#12868).
+    In a compiled loop, such as an epoch, XLA's own convolution takes about thirty times as long (jax-ml/jax#12868).
     """
     if jax.default_backend() != "cpu":
         return conv(x)

@@ -11,7 +11,7 @@ __all__ = ["Ensemble"]
 
 
 class Ensemble(nnx.Module):
-    """One network an expert, of one architecture, evaluated as one vectorised network.
+    """One network per expert, all of one architecture, evaluated as one vectorised network.
 
     Parameters
     ----------
@@ -29,6 +29,6 @@ class Ensemble(nnx.Module):
         self.members = nnx.vmap(lambda key: member(rngs=nnx.Rngs(key)))(keys)
 
     def __call__(self, x: Array) -> Array:
-        """Map inputs of shape (N, ...) to outputs of shape (N, size, ...), one slice a member."""
+        """Map inputs of shape (N, ...) to outputs of shape (N, size, ...), one slice per member."""
         outputs = nnx.vmap(lambda net, x: net(x), in_axes=(0, None))(self.members, x)
         return jnp.moveaxis(outputs, 0, 1)

@@ -1,4 +1,4 @@
-"""Trained networks that are used as they are."""
+"""Trained networks that are used without further training."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,15 +15,15 @@ __all__ = ["Frozen"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Frozen:
-    """A trained network that is used as it is: no gradient reaches it, and it drops nothing out.
+    """A trained network that is used without further training: no gradient reaches it, and dropout is off.
 
-    It is a pytree of its weights, so that it can be an argument of a fit: another network of the same architecture is
-    not another compilation.
+    It is a pytree of its weights, so that it can be an argument of a fit: another network of the same architecture
+    needs no new compilation.
 
     Attributes
     ----------
     graph : nnx.GraphDef
-        Everything about the network but its weights.
+        Everything about the network except its weights.
     state : pytree of Array
         Its weights, and statistics.
     """
@@ -33,13 +33,13 @@ class Frozen:
 
     @classmethod
     def of(cls, network: nnx.Module) -> "Frozen":
-        """Freeze a copy of a module, which may be trained on."""
+        """Freeze a copy of a module; the module itself may be trained further."""
         graph, state = nnx.split(network)
         return cls(graph, _copied(state))
 
     @property
     def module(self) -> nnx.Module:
-        """A copy of the network as a module, in the mode that it was given in, to go on training from."""
+        """Return a copy of the network as a module, in its original mode, for further training."""
         return nnx.merge(self.graph, _copied(self.state))
 
     def __call__(self, x: Array) -> Array:
@@ -48,5 +48,5 @@ class Frozen:
 
 
 def _copied(state: Any) -> Any:
-    """Return the same arrays in variables of their own."""
+    """Return the same arrays in new variables."""
     return jax.tree.map(lambda a: a, state)

@@ -16,11 +16,11 @@ class MLP(nnx.Module):
     Parameters
     ----------
     num_inputs : int
-        Size of the last axis of the input; further axes but the first are flattened into it.
+        Size of the last axis of the input; all axes after the first are flattened into it.
     hidden : sequence of int
         Widths of the hidden layers.
     outputs : int or tuple of int
-        Shape of the output, one item's.
+        Shape of the output of one item.
     dropout : float
         Dropout rate after every hidden layer.
     rngs : nnx.Rngs

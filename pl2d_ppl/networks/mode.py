@@ -1,4 +1,4 @@
-"""How a program gets its network, and the mode that the network is in."""
+"""How a program gets its network, and sets the mode of the network."""
 
 from collections.abc import Callable
 
@@ -17,14 +17,14 @@ def instantiate(network: nnx.Module | Callable[..., nnx.Module]) -> nnx.Module:
     Parameters
     ----------
     network : nnx.Module or callable
-        Either a module, whose weights are where training starts (a pretrained network), or a function of
-        ``rngs`` that builds one, such as ``partial(MLP, 64, (128,), 10)``; it then draws its weights from the
+        Either a module, whose weights start the training (a pretrained network), or a function of ``rngs`` that builds
+        one, such as ``partial(MLP, 64, (128,), 10)``; it then draws its weights from the
         key that the program is seeded with, so that a key decides a whole run and runs can be batched.
 
     Returns
     -------
     nnx.Module
-        In evaluation mode under :class:`evaluation`, else as given.
+        The module, in evaluation mode under :class:`evaluation`, else as given.
     """
     if not isinstance(network, nnx.Module):
         key = numpyro.prng_key()
@@ -38,7 +38,7 @@ def instantiate(network: nnx.Module | Callable[..., nnx.Module]) -> nnx.Module:
 
 
 class evaluation(Messenger):
-    """Effect handler: networks normalise by their running statistics, and drop nothing out."""
+    """Effect handler that puts networks in evaluation mode: they use running statistics, and dropout is off."""
 
     def process_message(self, msg: dict) -> None:
         """Answer the question of :func:`instantiate`."""
@@ -47,5 +47,5 @@ class evaluation(Messenger):
 
 
 def in_evaluation(network: nnx.Module) -> nnx.Module:
-    """Return a view of a network that normalises by its running statistics, and drops nothing out."""
+    """Return a view of a network in evaluation mode: it uses running statistics, and dropout is off."""
     return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)

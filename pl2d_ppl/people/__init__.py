@@ -1,1 +1,1 @@
-"""Where identified people belong among clusters, and people who are partially pooled by them."""
+"""Memberships of identified people in clusters, and people who are partially pooled by clusters."""

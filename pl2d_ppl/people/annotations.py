@@ -18,7 +18,7 @@ __all__ = [
     "person_items",
 ]
 
-SHORTEST = 16  # padded number of items: few lengths, so that few programs are compiled
+SHORTEST = 16  # least padded number of items: few lengths need few compiled programs
 
 
 class PersonItems(NamedTuple):
@@ -31,7 +31,7 @@ class PersonItems(NamedTuple):
     annotations : array of int, shape (M, n)
         What the person said, -1 in the padding.
     num_annotations : array of int, shape (M,)
-        Number of annotations.
+        Number of annotations per person.
     people, clusters : tuple of str
         Names.
     """
@@ -56,7 +56,7 @@ def check_annotations(
     Raises
     ------
     ValueError
-        If there is nobody, names do not fit, or :func:`~pl2d_ppl.checks.labels.check_labels` refuses the labels.
+        If there are no people, names do not fit, or :func:`~pl2d_ppl.checks.labels.check_labels` refuses the labels.
     """
     said = np.asarray(annotations)
     if said.ndim != 2 or said.shape[1] == 0:
@@ -74,7 +74,7 @@ def padded_length(length: int) -> int:
 def person_items(
     cluster_probs: Any, annotations: Any, people: Sequence[Any] | None, clusters: Sequence[Any] | None
 ) -> PersonItems:
-    """Check what the clusters say and what people said, and gather each person's items.
+    """Check cluster probabilities and annotations, and gather each person's items.
 
     Parameters
     ----------
@@ -88,13 +88,13 @@ def person_items(
     Returns
     -------
     PersonItems
-        Arrays of the precision that is on.
+        Each person's items, in JAX's current precision.
 
     Raises
     ------
     ValueError
         If shapes disagree, if probabilities are negative, NaN, or do not sum to one, if labels are not among the
-        categories, if somebody said what no cluster would say, or if names do not fit.
+        categories, if an annotation has probability zero in every cluster, or if names do not fit.
     """
     probs = check_probabilities("cluster_probs", cluster_probs, "NKC")
     num_items, num_clusters, num_categories = probs.shape
@@ -113,7 +113,7 @@ def person_items(
 
 
 def _check_possible(probs: NDArray, said: NDArray, person: NDArray, item: NDArray, people: tuple[str, ...]) -> None:
-    """Refuse annotations of probability zero under every cluster, given which there is no membership."""
+    """Refuse annotations that have probability zero under every cluster: no membership could explain them."""
     likelihood = np.take_along_axis(probs, said[:, None, None], -1)[..., 0].max(-1)
     impossible = likelihood < np.finfo(probs.dtype).tiny
     if impossible.any():

@@ -1,4 +1,4 @@
-"""Where identified people belong among clusters: memberships, their draws, and how sure they are."""
+"""Memberships of identified people in clusters: estimates, draws and diagnostics."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,24 +19,24 @@ Method = Literal["nuts", "em", "average-dirichlet"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Membership:
-    """Memberships of M people in K clusters, and what they rest on.
+    """Memberships of M people in K clusters, and the evidence behind them.
 
     Attributes
     ----------
     probs : array of float, shape (K, M)
-        Soft memberships Omega: columns sum to one. Of draws, the posterior mean.
+        Soft memberships Omega: columns sum to one. With draws, the posterior mean.
     num_annotations : array of int, shape (M,)
-        Annotations that each rests on; of 0, it is the prior's.
+        Number of annotations behind each membership; with 0, the membership is that of the prior.
     people, clusters : tuple of str
         Names.
     method : {"nuts", "em", "average-dirichlet"}
         Posterior, maximum likelihood, or the mean of Dirichlet posteriors of items.
     draws : array of float, shape (M, chains, S, K), optional
-        Draws from the posterior; of "nuts" only.
+        Draws from the posterior; only for "nuts".
     num_divergences : array of int, shape (M,), optional
-        Divergent transitions among the draws; of "nuts" only. Draws of a person with many are not to be trusted.
+        Number of divergent transitions among the draws; only for "nuts". Do not trust draws of a person with many.
     gap : array of float, shape (M,), optional
-        Log-likelihood an annotation by which the maximum may at most be better; of "em" only.
+        Upper bound on how much the log-likelihood per annotation may still rise; only for "em".
     """
 
     probs: NDArray[np.floating]
@@ -55,17 +55,17 @@ class Membership:
 
     @property
     def hard(self) -> NDArray[np.floating]:
-        """Memberships rounded to the largest, the first among equals: one-hot columns, shape (K, M)."""
+        """Memberships rounded to the largest, the first of tied ones: one-hot columns, shape (K, M)."""
         return np.eye(len(self.clusters), dtype=self.probs.dtype)[self.assignment].T
 
     @property
     def assignment(self) -> NDArray[np.integer]:
-        """Cluster of everybody's largest membership, the first among equals, shape (M,)."""
+        """Cluster of each person's largest membership, the first of tied ones, shape (M,)."""
         return self.probs.argmax(0)
 
     @property
     def r_hat(self) -> NDArray[np.floating]:
-        """Rank-normalised split R-hat of each membership, shape (K, M); NaN for fewer than four draws a chain."""
+        """Rank-normalised split R-hat of each membership, shape (K, M); NaN for fewer than four draws per chain."""
         return self._diagnostic("rhat")
 
     @property
@@ -74,12 +74,12 @@ class Membership:
         return self._diagnostic("ess")
 
     def interval(self, probability: float = 0.9) -> NDArray[np.floating]:
-        """Equal-tailed posterior intervals.
+        """Compute equal-tailed posterior intervals.
 
         Parameters
         ----------
         probability : float
-            That a membership lies in its interval.
+            Probability that a membership lies in its interval.
 
         Returns
         -------
@@ -98,22 +98,22 @@ class Membership:
         return np.moveaxis(np.quantile(draws, [tail, 1 - tail], axis=(1, 2)), 0, -1).swapaxes(0, 1)
 
     def join(self, other: "Membership") -> "Membership":
-        """Memberships of the people of both: a new person joins.
+        """Return the memberships of the people of both, such as after a new person joins.
 
         Parameters
         ----------
         other : Membership
-            Of other people in the same clusters, by the same method.
+            Memberships of other people in the same clusters, by the same method.
 
         Returns
         -------
         Membership
-            First these people, then the others.
+            Memberships of these people, then of the others.
 
         Raises
         ------
         ValueError
-            If the clusters, the method or the number of draws differ, or if somebody is in both.
+            If the clusters, the method or the number of draws differ, or if a person is in both.
         """
         for what in ("clusters", "method"):
             if getattr(self, what) != getattr(other, what):
@@ -132,19 +132,19 @@ class Membership:
         return dataclasses.replace(self, people=names_of(people, len(people), "person"), **joined)
 
     def to_datatree(self) -> "xr.DataTree":
-        """Memberships as a tree of labelled arrays, for ArviZ.
+        """Return memberships as a tree of labelled arrays, for ArviZ.
 
         Returns
         -------
         xarray.DataTree
             Groups:
 
-            - ``posterior``, where there are draws: ``membership`` (chain, draw, cluster, person).
+            - ``posterior``, only with draws: ``membership`` (chain, draw, cluster, person).
             - ``point``: ``soft`` and ``hard`` (cluster, person), ``num_annotations`` (person), and
               ``num_divergences`` or ``gap`` (person).
 
-            The attribute ``method`` tells where they come from. The tree is written by
-            ``tree.to_netcdf(path, engine="h5netcdf")`` and read by ``xarray.open_datatree``.
+            The attribute ``method`` names the method. Write the tree by ``tree.to_netcdf(path, engine="h5netcdf")`` and
+            read it by ``xarray.open_datatree``.
         """
         import xarray as xr
         from arviz_base import dict_to_dataset
@@ -160,7 +160,7 @@ class Membership:
             dims = {"membership": ["cluster", "person"]}
             groups["posterior"] = dict_to_dataset(draws, inference_library=numpyro, coords=coords, dims=dims)
         for group in groups.values():
-            group.attrs.pop("sample_dims", None)  # some plots of arviz-plots take it for an argument of their own
+            group.attrs.pop("sample_dims", None)  # some plots of arviz-plots mistake it for an argument of their own
             group.attrs["method"] = self.method
         tree = xr.DataTree.from_dict(groups)
         tree.attrs["method"] = self.method

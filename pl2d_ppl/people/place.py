@@ -1,7 +1,7 @@
 """Place identified people among clusters: posterior memberships by NUTS, and maximum likelihood by EM.
 
-Both are read off a program of one person, such as :func:`~pl2d_ppl.models.membership.membership`. Of it nothing is
-assumed but a site ``membership`` (K,): a latent sample, or a deterministic site.
+Both are read off a program of one person, such as :func:`~pl2d_ppl.models.membership.membership`. The program only
+needs a site ``membership`` (K,): a latent sample, or a deterministic site.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ __all__ = ["log_likelihood", "maximise_membership", "sample_membership"]
 SITE = "membership"
 R_HAT = 1.1  # chains that disagree by more have not converged
 DIVERGENT = 0.01  # share of draws
-ACCEPTANCE = 0.9  # of NUTS: under sparse priors a long tail meets a steep likelihood, where its default .8 diverges
+ACCEPTANCE = 0.9  # for NUTS: its default .8 diverges where a sparse prior's long tail meets a steep likelihood
 
 
 # --- Posterior --------------------------------------------------------------------------------------------------
@@ -53,10 +53,10 @@ def sample_membership(
 ) -> Membership:
     """Draw from the posterior of everybody's membership, by NUTS, in one compiled call.
 
-    A new person is placed without any retraining, from their annotations alone. What it costs grows with the number
-    of a person's annotations, and not with N. The program is compiled once for a number of people, a number of
-    annotations rounded up to a power of two, K and C; another person's data then take no compilation. So does another
-    ``partial(membership, ...)`` with the same options.
+    A new person is placed from their annotations alone, without any retraining. The cost grows with the number of
+    annotations per person, not with N. The program is compiled once for a number of people, a number of annotations
+    rounded up to a power of two, K and C. Data of another person, or another ``partial(membership, ...)`` with the same
+    options, then need no compilation.
 
     Parameters
     ----------
@@ -74,8 +74,9 @@ def sample_membership(
     people, clusters : sequence, optional
         Names; by default person_0 .., cluster_0 ...
     vectorized : bool, optional
-        Run all chains in lockstep, each step as long as the longest, as suits an accelerator, or one after the other;
-        by default the second on a CPU, where it is several times faster.
+        Whether to run all chains in lockstep, where each step takes as long as the slowest chain, or one after the
+        other. Lockstep suits an accelerator. By default chains run one after the other on a CPU, which is several times
+        faster there.
 
     Returns
     -------
@@ -85,7 +86,7 @@ def sample_membership(
     Warns
     -----
     UserWarning
-        If somebody has no annotation, and so has the prior, or if chains of somebody did not converge.
+        If a person has no annotation, and so keeps the prior, or if a person's chains did not converge.
 
     Raises
     ------
@@ -122,7 +123,7 @@ def sample_membership(
 def _sample(
     rng_key: Array, cluster_probs: Array, annotations: Array, program: ProgramKey, sizes: tuple, vectorized: bool
 ) -> tuple[Array, Array]:
-    """Draws of every person, (M, chains, S, K), and whether they diverged, (M, chains, S)."""
+    """Draw for every person, (M, chains, S, K), and record divergences, (M, chains, S)."""
     num_people, num_chains = len(annotations), sizes[2]
     keys = jax.random.split(rng_key, (num_people * num_chains,))
     person = jnp.repeat(jnp.arange(num_people), num_chains)
@@ -161,7 +162,7 @@ def _warn_unconverged(items: PersonItems, draws: np.ndarray, num_divergences: np
     num_draws = draws.shape[1] * draws.shape[2]
     bad = num_divergences > DIVERGENT * num_draws
     if draws.shape[2] >= 4:
-        # The last cluster's follow from the others'. Of constant draws, R-hat is NaN.
+        # Memberships in the last cluster follow from the others. R-hat of constant draws is NaN.
         with np.errstate(invalid="ignore", divide="ignore"):
             r_hat = split_gelman_rubin(np.moveaxis(draws, 0, -1))
         bad |= (r_hat > R_HAT).any(0)
@@ -187,24 +188,24 @@ def maximise_membership(
     people: Sequence[Any] | None = None,
     clusters: Sequence[Any] | None = None,
 ) -> Membership:
-    """Maximise the likelihood of everybody's membership, whatever the prior, by EM.
+    """Maximise the likelihood of everybody's membership by EM, ignoring the prior.
 
     A step of EM sets a membership to the mean responsibility of its cluster for the person's annotations (B.3). It is
     read off the gradient of the program's log-likelihood; see :func:`~pl2d_ppl.people.simplex.ascend`, which also takes
-    Newton steps, as EM alone is slow where a membership goes to zero. The likelihood is concave: how far it may be from
-    its maximum is known, and decides when to stop.
+    Newton steps, as EM alone is slow where a membership goes to zero. The likelihood is concave: its distance from the
+    maximum has a known bound, which decides when to stop.
 
     Parameters
     ----------
     model : callable
-        Program of one person; see :func:`sample_membership`. What it observes may depend on its latent sites through
-        ``membership`` only.
+        Program of one person; see :func:`sample_membership`. Its observed sites may depend on its latent sites only
+        through ``membership``.
     cluster_probs : array of float, shape (N, K, C)
         Probability that somebody of cluster k says category c of item i.
     annotations : array of int, shape (N, M)
         What each of M people said, -1 where they said nothing.
     tolerance : float
-        Log-likelihood an annotation by which the maximum may at most be better.
+        Stop when the log-likelihood per annotation can rise by at most this much.
     max_steps : int
         At most this many steps; a dozen is common.
     people, clusters : sequence, optional
@@ -213,13 +214,13 @@ def maximise_membership(
     Returns
     -------
     Membership
-        Estimates, with their ``gap``.
+        Estimated memberships, with their ``gap``.
 
     Warns
     -----
     UserWarning
-        If somebody has no annotation, and so has the mean of the prior where that is a Dirichlet, else equal
-        memberships; or if the tolerance has not been met.
+        If a person has no annotation, and so gets the mean of a Dirichlet prior, or equal memberships under another
+        prior; or if the tolerance was not met.
 
     Raises
     ------
@@ -257,7 +258,7 @@ def maximise_membership(
 def _maximise(
     cluster_probs: Array, annotations: Array, tolerance: float, max_steps: int, program: ProgramKey, dirichlet: bool
 ) -> tuple[Array, Array]:
-    """Maximum-likelihood memberships, (M, K), and their gaps, (M,)."""
+    """Return maximum-likelihood memberships, (M, K), and their gaps, (M,)."""
 
     def of_person(cluster_probs: Array, annotations: Array) -> tuple[Array, Array]:
         num_annotations = (annotations >= 0).sum()
@@ -275,21 +276,21 @@ def _maximise(
 
 
 def log_likelihood(model: Callable, data: tuple, omega: Array) -> Array:
-    """Log-probability of what a program observes, factors included, at a membership.
+    """Compute the log-probability of a program's observed sites, factors included, at a membership.
 
     Parameters
     ----------
     model : callable
         Program of one person.
     data : tuple
-        What it is called with.
+        Arguments of the program.
     omega : Array, shape (K,)
         The membership.
 
     Returns
     -------
     Array
-        L(omega), without the prior.
+        L(omega), which excludes the prior.
     """
     with_omega = substitute(seed(model, jax.random.key(0)), data={SITE: omega})
     sites = trace(with_omega).get_trace(*data).values()
@@ -302,14 +303,14 @@ def log_likelihood(model: Callable, data: tuple, omega: Array) -> Array:
 
 
 class _Layout(NamedTuple):
-    """What is known of a program: latent sites after the membership, and whether its only prior is a Dirichlet."""
+    """Facts about a program: its latent sites after the membership, and whether its only prior is a Dirichlet."""
 
     after: tuple[str, ...]
     dirichlet: bool
 
 
 def _check_program(program: ProgramKey, items: PersonItems) -> _Layout:
-    """Run a program abstractly: its own errors show here, before compilation."""
+    """Run a program abstractly: its own errors are raised here, before compilation."""
     return _layout(program, items.cluster_probs.shape[1:], str(items.cluster_probs.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Identified people among clusters that were found in anonymous votes."""
+"""Place identified people among clusters that were found in anonymous votes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,13 +36,13 @@ def place_people(
     run : ClusterRun
         The clusters.
     x : array, shape (N, ...)
-        Inputs, as the clusters were fitted to.
+        Inputs, in the form that the clusters were fitted to.
     counts : array of int, shape (N, C)
-        Votes on the same items, which with the urn tell of their truth, and so whether somebody was right.
+        Votes on the same items. With the urn they inform about the truth, and so about whether a person was right.
     annotations : array of int, shape (N, M)
         What identified people said, -1 where missing.
     concentration : float
-        Of the Dirichlet prior of memberships; below one, people belong to few clusters.
+        Concentration of the Dirichlet prior of memberships; below one, people belong to few clusters.
     people : sequence of str, optional
         Names.
     voted : bool
@@ -67,12 +67,12 @@ def place_people(
 def given_votes(
     run: ClusterRun, x: NDArray, counts: NDArray, annotations: NDArray, *, voted: bool = True
 ) -> tuple[NDArray, NDArray]:
-    """Probabilities of categories in every cluster, given the votes of others.
+    """Compute probabilities of categories in every cluster, given the votes of others.
 
     Parameters
     ----------
     run : ClusterRun
-        The clusters, of an urn.
+        The clusters, fitted with the urn.
     x : array, shape (N, ...)
         Inputs.
     counts : array of int, shape (N, C)
@@ -80,12 +80,13 @@ def given_votes(
     annotations : array of int, shape (N, M)
         What people said, -1 where missing.
     voted : bool
-        Whether their votes are among the counts: for what a person said one vote is then taken away.
+        Whether their votes are among the counts: each person's own vote is then subtracted.
 
     Returns
     -------
     tuple of array, shape (P, K, C) and (P, M)
-        Probabilities, and annotations of one person a row, for each of P annotations; without any, a row of none.
+        Probabilities, and annotations of one person per row, for each of P annotations; one empty row if there are
+        none.
     """
     items, people = np.nonzero(annotations >= 0)
     if not items.size:

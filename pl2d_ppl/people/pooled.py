@@ -30,7 +30,7 @@ __all__ = ["PooledPeople"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PooledPeople:
-    """Posterior draws of a fit of ``pooled_l2d``, and who the people are.
+    """Posterior draws of a fit of ``pooled_l2d``, and the names of its people.
 
     Attributes
     ----------
@@ -39,13 +39,13 @@ class PooledPeople:
     params : mapping of str to pytree
         Parameters of its networks.
     arguments : mapping of str to pytree
-        What it takes besides items, ``membership`` (K, M) among them.
+        Its arguments other than items, which include ``membership`` (K, M).
     draws : mapping of str to array, shape (S, ...)
         Draws of its continuous sites.
     people : tuple of str, length M
         Names.
     site : str
-        The site that has a row for every person: draws of it are (S, M, ...). Everybody shares the others.
+        The site that has a row for every person: draws of it are (S, M, ...). People share all other sites.
     """
 
     model: Callable
@@ -104,14 +104,14 @@ class PooledPeople:
         return cls(result.model, result.params, arguments, draws, names, site)
 
     def values(self, name: str, x: ArrayLike) -> NDArray:
-        """Draws of a deterministic site of the program, such as ``person`` (M, 1+D): vectors of people.
+        """Return draws of a deterministic site of the program, such as ``person`` (M, 1+D), the vectors of people.
 
         Parameters
         ----------
         name : str
             The site.
         x : array, shape (N, ...)
-            Inputs; a single one where the site does not depend on them.
+            Inputs; one is enough if the site does not depend on them.
 
         Returns
         -------
@@ -129,7 +129,7 @@ class PooledPeople:
             raise ValueError(f"Expected a site of the program, found no {name!r} in it.") from error
 
     def defer(self, x: ArrayLike, *, batch_size: int = 4096) -> Deferral:
-        """Say who should decide on items: the gate whose logits are means over the draws.
+        """Find who should decide items, by the gate whose logits are means over the draws.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class PooledPeople:
         Returns
         -------
         Deferral
-            Of these people.
+            Deferral to these people.
 
         Raises
         ------
@@ -169,34 +169,34 @@ class PooledPeople:
     ) -> "PooledPeople":
         """Add newcomers: each starts at the mean of their cluster, and moves as their annotations say.
 
-        What everybody shares stays as it is, at its posterior mean; the posterior of the newcomers' rows is found by
-        SVI in the program itself, so that an edited prior of people is an edited prior of newcomers.
+        Sites that people share stay at their posterior mean. SVI in the program itself finds the posterior of the
+        newcomers' rows, so that an edited prior of people also applies to newcomers.
 
         Parameters
         ----------
         rng_key : Array
             A typed key.
         data : mapping of str to array, shape (N, ...)
-            ``x``, ``annotations`` (N, M') of the newcomers, -1 where missing, and ``y``, -1 where unknown. Who
-            annotated nothing of known truth is as their cluster is.
+            ``x``, ``annotations`` (N, M') of the newcomers, -1 where missing, and ``y``, -1 where unknown. Newcomers
+            who annotated nothing of known truth stay at the mean of their cluster.
         membership : array, shape (K, M')
             Memberships of the newcomers.
         people : sequence of str, optional
-            Names; by default numbers that go on.
+            Names; by default the next numbers.
         steps : int
             Steps of Adam on all items at once.
         learning_rate : float
-            Learning rate, which falls along a cosine.
+            Initial learning rate, which falls along a cosine.
 
         Returns
         -------
         PooledPeople
-            First these people, then the newcomers.
+            These people, then the newcomers.
 
         Raises
         ------
         ValueError
-            If the clusters are other ones, names repeat, or data do not fit.
+            If the clusters differ, names repeat, or data do not fit.
         """
         known = jnp.shape(self.arguments["membership"])
         if np.ndim(membership) != 2 or np.shape(membership)[0] != known[0]:
@@ -214,7 +214,7 @@ class PooledPeople:
         names = [f"person_{i}" for i in range(known[1], known[1] + number)] if people is None else people
         everybody = (*self.people, *names_of(names, number, "person"))
         everybody = names_of(everybody, len(everybody), "person")
-        # Draws of newcomers must not be those of the people before them, were the same key used again.
+        # If the same key is used again, draws of newcomers must differ from those of the people before them.
         fit_key, draw_key = jax.random.split(jax.random.fold_in(rng_key, known[1]))
         shared = {name: a.mean(0) for name, a in self.draws.items() if name != self.site}
         model, guide, optimizer = _newcomers(self.model, steps, learning_rate)
@@ -262,7 +262,7 @@ def _check_site(name: str, draws: Mapping[str, Array], number: int) -> None:
 
 
 def _with_truth(data: Mapping[str, ArrayLike], number: int) -> dict[str, NDArray]:
-    """Items of known truth; without any, one on which nobody said anything, and which tells nothing."""
+    """Return the items of known truth; if there are none, one item without annotations, which has no effect."""
     arrays = {name: np.asarray(a) for name, a in data.items()}
     if (arrays["y"] >= 0).any() or arrays["annotations"].shape != (len(arrays["x"]), number):
         return arrays
@@ -289,8 +289,8 @@ def _newcomers(model: Callable, steps: int, learning_rate: float) -> tuple:
     """Return the program of newcomers, its guide and optimizer; the same objects for the same program."""
 
     def newcomers(*args, shared: Mapping[str, Array], of_newcomers: Array, **kwargs) -> None:
-        own = {**kwargs, "membership": of_newcomers, "num_items": None}  # who need not be in every cluster
-        with block(hide_fn=lambda site: site["type"] in ("param", "mutable")):  # given, and not to be trained on
+        own = {**kwargs, "membership": of_newcomers, "num_items": None}  # a cluster may have no newcomers
+        with block(hide_fn=lambda site: site["type"] in ("param", "mutable")):  # given, and not trained further
             condition(substitute(model, data=shared), data=shared)(*args, **own)
 
     guide = exact(newcomers, ["z"], continuous=normal(newcomers))
@@ -301,7 +301,7 @@ def _newcomers(model: Callable, steps: int, learning_rate: float) -> tuple:
 def _evaluate(
     model: Callable, names: tuple[str, ...], params: dict, draws: dict, arguments: dict, x: Array
 ) -> dict[str, Array]:
-    """Deterministic sites under every draw; what does not depend on draws is evaluated once."""
+    """Evaluate deterministic sites under every draw; those that do not depend on draws are evaluated once."""
 
     def sites(draw: dict) -> dict[str, Array]:
         seeded = seed(substitute(model, data={**params, **draw}), jax.random.key(0))
@@ -314,7 +314,7 @@ def _evaluate(
 
 @partial(jax.jit, static_argnums=0)
 def _probabilities(model: Callable, params: dict, draws: dict, arguments: dict, x: Array) -> tuple[Array, Array]:
-    # Of the gate's logits, which are probabilities of being right, the mean decides: the mean of the gates would favour
-    # whom little is known of, who are likelier to be the best in some draw.
+    # The mean of the gate's logits, which are probabilities of being right, decides. The mean of the gates would favour
+    # people about whom little is known, since they are more likely to be the best in some draw.
     logits = _evaluate(model, ("gate_logits", "ai_logits"), params, draws, arguments, x)
     return jax.nn.softmax(logits["gate_logits"].mean(0), -1), jax.nn.softmax(logits["ai_logits"][0], -1)

@@ -1,4 +1,4 @@
-"""Memberships as points of a simplex: coordinates to sample them in, and maxima of concave functions of them."""
+"""Memberships as points of a simplex: coordinates for sampling, and maximisation of concave functions."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from scipy.linalg import helmert
 
 __all__ = ["LogRatio", "ascend", "em_step"]
 
-PROXIMITY = 0.1  # of the slack to the gap: keeps a Newton step bounded where clusters are alike
+PROXIMITY = 0.1  # ratio of slack to gap: keeps a Newton step bounded where clusters are alike
 NEAREST = 0.99  # share of the way to the boundary that a Newton step may go
 
 
 class LogRatio(ParameterFreeTransform):
     r"""Isometric log-ratio coordinates of a simplex: :math:`\omega = \mathrm{softmax}(x H)`, H the Helmert matrix.
 
-    Stick breaking, which NumPyro takes to sample on a simplex, holds no less than the machine's precision in the last
-    component. Under a Dirichlet of concentration .1 a tenth of the mass lies below that of float32, and means came
-    out as (.44, .56) for (.5, .5). Here every component may be as small as the least number, none is special, and
+    NumPyro samples on a simplex by stick breaking, whose last component cannot be smaller than the machine's precision.
+    Under a Dirichlet of concentration .1, a tenth of the mass lies below the precision of float32, and means came out
+    as (.44, .56) for (.5, .5). Here every component may be as small as the least number, no component is special, and
     coordinates are less correlated than with one cluster as the reference.
 
     References
@@ -95,14 +95,14 @@ def ascend(
     start : Array, shape (K,)
         A point inside the simplex.
     tolerance : float
-        Stop at a gap, max g - omega . g, of at most this.
+        Stop when the gap, max g - omega . g, is at most this.
     max_steps : int
         At most this many steps.
 
     Returns
     -------
     omega : Array, shape (K,)
-        The point of the least gap.
+        The point with the smallest gap.
     gap : Array
         Its gap.
     """
@@ -122,7 +122,7 @@ def ascend(
     def moved(state: _Ascent, omega: Array) -> _Ascent:
         g = slope(omega)
         gap = jnp.maximum(g.max() - omega @ g, 0.0)
-        better = gap < state.least_gap  # it tells points apart whose values are equal up to rounding
+        better = gap < state.least_gap  # it separates points whose values are equal up to rounding
         best, least = jnp.where(better, omega, state.best), jnp.where(better, gap, state.least_gap)
         return _Ascent(omega, gap, best, least, state.step + 1)
 
@@ -133,16 +133,16 @@ def ascend(
 
 
 def em_step(omega: Array, slope: Array) -> Array:
-    """One step of EM, of shape (K,), for the gradient of the mean log-likelihood at omega."""
+    """Take one step of EM, of shape (K,), for the gradient of the mean log-likelihood at omega."""
     return omega * (1 + slope - omega @ slope)
 
 
 def _newton_step(omega: Array, slope: Array, curvature: Array, gap: Array) -> Array:
-    """Newton step within the simplex, in coordinates d / sqrt(omega), in which it is well scaled."""
+    """Take a Newton step within the simplex, in coordinates d / sqrt(omega), where it is well scaled."""
     slack = slope.max() + PROXIMITY * gap - slope
     root = jnp.sqrt(omega)
     system = jnp.diag(slack) - root[:, None] * curvature * root
-    # The slope but for a constant, which the constraint takes away, is minus the slack.
+    # The slope is minus the slack, up to a constant that the constraint removes.
     solved = root[:, None] * jnp.linalg.solve(system, jnp.stack([-root * slack, root], -1))
     direction = solved[:, 0] - solved[:, 1] * (solved[:, 0].sum() / solved[:, 1].sum())
     return omega + direction * NEAREST / jnp.maximum(jnp.max(-direction / omega), NEAREST)

@@ -1,4 +1,4 @@
-"""Simulated people: what they say, and what is left without names."""
+"""Simulated people: their annotations, and anonymous votes."""
 
 from pl2d_ppl.simulate.anonymous import anonymise
 from pl2d_ppl.simulate.digits import digits

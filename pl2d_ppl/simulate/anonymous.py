@@ -14,25 +14,25 @@ __all__ = ["anonymise"]
 
 
 def anonymise(rng_key: JaxArrayLike, annotations: ArrayLike, num_votes: int | None = None) -> NDArray[np.int32]:
-    """Forget who gave which annotation.
+    """Remove the identities of annotators.
 
-    The annotations that an item has are put in random order, drawn uniformly and for each item anew, so that
-    a column says nothing about a person.
+    The annotations of each item are put in an independent, uniformly random order, so that a column says nothing about
+    a person.
 
     Parameters
     ----------
     rng_key : PRNG key
-        Typed key, as `jax.random.key` makes it.
+        Typed key, from `jax.random.key`.
     annotations : array of int, shape (N, M)
         Annotations, −1 where missing.
     num_votes : int, optional
-        Number of columns L, so that two parts of a data set can have equally many. By default the largest
-        number of annotations of an item, and 1 where there are none at all.
+        Number of columns L, so that two parts of a data set can have equally many. By default the largest number of
+        annotations of an item, and 1 if there are no annotations.
 
     Returns
     -------
     array of int32, shape (N, L)
-        Votes; −1 fills up the rows at the right.
+        Votes; −1 pads the rows on the right.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Noisy handwritten digits, and two simulated experts: data that need no file."""
+"""Noisy handwritten digits and two simulated experts, without any file."""
 
 import jax
 import numpy as np
@@ -12,12 +12,12 @@ NOISE = 1.0  # of the pixels, in units of their spread: clean digits leave the A
 
 
 def digits(rng_key: jax.Array) -> Annotated:
-    """Scikit-learn's digits with pixel noise, and two experts: one right on 0 to 4, one on 5 to 9.
+    """Load scikit-learn's digits with pixel noise and two experts: one is right on 0 to 4, the other on 5 to 9.
 
     Parameters
     ----------
     rng_key : Array
-        Key of the noise and the experts.
+        Key for the noise and the experts.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Experts whose mistakes depend on what the item looks like."""
+"""Experts whose mistakes depend on the features of an item."""
 
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -31,24 +31,24 @@ def instance_dependent_experts(
     mode: Mode = "truncated",
     spread: float = 0.1,
 ) -> NDArray[np.int32]:
-    """Simulate experts who err at a rate of their own, and take items for what they look like.
+    """Simulate experts who err at their own rates, and whose wrong answers depend on the features of an item.
 
     Item i of category y_i is annotated by expert m as follows::
 
-        q_im ~ TruncatedNormal(rate_m, spread², [0, 1])    how likely they are to err
+        q_im ~ TruncatedNormal(rate_m, spread², [0, 1])    probability of an error
         a_im = x_i W_m[y_i],  but −inf for y_i             what they would take it for
         annotation_im ~ Categorical(q_im softmax(a_im)),   but 1 − q_im for y_i
 
-    W_m, of shape (C, S, C), has standard normal entries, and is a person's pattern of mistakes. Each row of
-    `x` is scaled to unit Euclidean norm first, lest the softmax be one-hot; it is not centred. A row of zeros
-    stays zero, and is taken for every other category alike.
+    W_m, of shape (C, S, C), has standard normal entries, and is the person's pattern of mistakes. Each row of
+    `x` is scaled to unit Euclidean norm first, lest the softmax be one-hot; it is not centred. A row of zeros stays
+    zero, and is confused with every other category equally often.
 
-    Experts are drawn independently: one more changes nothing for those before.
+    Experts are drawn independently: adding one does not change those before.
 
     Parameters
     ----------
     rng_key : PRNG key
-        Typed key, as `jax.random.key` makes it.
+        Typed key, from `jax.random.key`.
     x : array, shape (N, S)
         Features, finite.
     y : array of int, shape (N,)
@@ -58,16 +58,16 @@ def instance_dependent_experts(
     rates : sequence of float in [0, 1], length M
         Nominal error rate of each expert.
     groups : sequence of int, length M, optional
-        Group 0, 1, ... that each expert belongs to; for ``pattern="group"``, and only there.
+        Group 0, 1, ... that each expert belongs to; only for ``pattern="group"``.
     pattern : {"shared", "group", "person"}, default "shared"
-        Whose mistakes look alike: who has the same W. Everyone, those of a group, or nobody.
+        Which experts share a pattern of mistakes W: all, those of a group, or none.
     mode : {"truncated", "nominal"}, default "truncated"
-        ``"truncated"`` is as published: `rates` are the locations of the truncated normal distributions, and
-        the truncation moves their means inwards: a nominal 5 % becomes 10 %, and 0 % becomes 8 %.
+        ``"truncated"`` follows the publication: `rates` are the locations of the truncated normal distributions, and
+        truncation moves their means inwards: a nominal 5 % becomes 10 %, and 0 % becomes 8 %.
         ``"nominal"`` moves the locations so that `rates` are the means. Rates 0 and 1 then
         have no spread: such experts are never, or always, wrong.
     spread : float in [0, 1], default .1
-        Standard deviation of q, before truncation. At 0 q is the nominal rate, whatever the mode.
+        Standard deviation of q, before truncation. At 0, q is the nominal rate in both modes.
 
     Returns
     -------
@@ -77,17 +77,17 @@ def instance_dependent_experts(
     Raises
     ------
     ValueError
-        If an argument is malformed, or a nominal rate is so close to 0 or 1 that `spread` does not allow it:
-        closer than about ``spread / 100``, but for 0 and 1 themselves.
+        If an argument is malformed, or a nominal rate is too close to 0 or 1 for `spread`: closer than about ``spread /
+        100``, except 0 and 1 themselves.
 
     Notes
     -----
-    q is drawn anew for each item and expert, whatever x_i, so that no more than its mean shows in the
-    annotations: in mode ``"nominal"`` they have the same distribution at any spread, and in mode
-    ``"truncated"`` that of the means of the truncated normals, without spread.
+    q is drawn independently for each item and expert, and does not depend on x_i, so that annotations depend only on
+    its mean. In mode ``"nominal"`` they have the same distribution at any spread; in mode ``"truncated"`` they have the
+    distribution for the means of the truncated normals, without spread.
 
-    Linear in N. Memory is that of `x`, of W of one category and of a category's items by C: the tensor of
-    shape (N, S, C) in the formula is never there.
+    Time is linear in N. Memory holds `x`, W of one category, and scores of one category's items by C: the tensor of
+    shape (N, S, C) in the formula is never built.
 
     References
     ----------
@@ -95,7 +95,7 @@ def instance_dependent_experts(
 
     Examples
     --------
-    Ten groups of ten people each, who err alike within a group::
+    Ten groups of ten people each, who share mistakes within a group::
 
         groups = np.repeat(np.arange(10), 10)
         rates = np.linspace(0.05, 0.5, 10)[groups]
@@ -124,11 +124,11 @@ def instance_dependent_experts(
 def _draw_errors(
     rng_key: jax.Array, num_items: int, rates: NDArray, spread: float, mode: Mode
 ) -> tuple[NDArray, NDArray]:
-    """Draw where everyone errs, (N, M), and quantiles of what they say instead, (N, M)."""
+    """Draw where each person errs, (N, M), and quantiles of their wrong answers, (N, M)."""
     wrong, places = [], []
     for m, rate in enumerate(rates):
         keys = jax.random.split(jax.random.fold_in(rng_key, m), 3)
-        # In float32 whatever the default, so that a seed gives the same people in either precision.
+        # Always in float32, so that a seed gives the same people in either precision.
         rows = [np.asarray(jax.random.uniform(key, (num_items,), jnp.float32), float) for key in keys]
         wrong.append(rows[0] < item_rates(rows[1], float(rate), spread, mode))
         places.append(rows[2])
@@ -138,7 +138,7 @@ def _draw_errors(
 def _tendencies(
     rng_key: jax.Array, x: NDArray, y: NDArray, num_categories: int
 ) -> Iterator[tuple[NDArray, NDArray[np.float64]]]:
-    """Yield, category by category, its items (n,) and what they are taken for when they are mistaken, (n, C)."""
+    """Yield, category by category, its items (n,) and the probabilities of wrong answers to them, (n, C)."""
     order = y.argsort(kind="stable")
     categories, starts = np.unique(y[order], return_index=True)
     for category, items in zip(categories, np.split(order, starts[1:]), strict=True):
@@ -149,13 +149,13 @@ def _tendencies(
 
 
 def _weights(rng_key: jax.Array, category: int, num_features: int, num_categories: int) -> NDArray[np.float64]:
-    """Draw W[category], (S, C), of the pattern whose key this is."""
+    """Draw W[category], (S, C), of the pattern with this key."""
     key = jax.random.fold_in(rng_key, category)
     return np.asarray(jax.random.normal(key, (num_features, num_categories), jnp.float32), float)
 
 
 def _unit_rows(x: NDArray) -> NDArray[np.float64]:
-    # In float64 the squares of what float32 holds neither overflow nor vanish.
+    # In float64, squares of float32 numbers neither overflow nor vanish.
     x = x.astype(float)
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
@@ -163,7 +163,7 @@ def _unit_rows(x: NDArray) -> NDArray[np.float64]:
 
 def _invert(cumulative: NDArray, quantiles: NDArray) -> NDArray:
     """Return the first category (n,) whose cumulative probability (n, C) exceeds the quantile (n,) in [0, 1)."""
-    # Relative to the total, since rounding may leave that below 1; a category of probability 0 is never first.
+    # Relative to the total, which rounding may leave below 1; a category of probability 0 is never first.
     return (cumulative <= quantiles[:, None] * cumulative[:, -1:]).sum(1)
 
 
@@ -176,7 +176,7 @@ def _check_features(x: ArrayLike, y: NDArray) -> NDArray:
         )
     if x.dtype.kind not in "biuf":
         raise ValueError(f"Expected real numbers in x, found dtype {x.dtype}. Encode it as floats.")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported as such
+    with np.errstate(over="ignore"):  # numbers outside float32 become infinite, and are reported as such
         x = x.astype(np.float32, copy=False)
     finite = np.isfinite(x).all(1)
     if not finite.all():
@@ -199,7 +199,7 @@ def _check_rates(rates: ArrayLike, spread: float, mode: Mode) -> NDArray[np.floa
 
 
 def _check_patterns(pattern: Pattern, groups: ArrayLike | None, num_experts: int) -> NDArray:
-    """Number the pattern of mistakes that each expert has, (M,)."""
+    """Return the number of each expert's pattern of mistakes, (M,)."""
     check_choice("pattern", pattern, get_args(Pattern))
     if (groups is not None) != (pattern == "group"):
         found = "none" if groups is None else f"some with pattern={pattern!r}"

@@ -28,39 +28,39 @@ def simulate_people(
     annotators: Iterable[str] | None = None,
     **settings: Any,
 ) -> Annotated:
-    """Let simulated people annotate a data set, in place of those who did.
+    """Let simulated people annotate a data set, instead of its own annotators.
 
     Parameters
     ----------
     rng_key : PRNG key
-        Typed key, as `jax.random.key` makes it.
+        Typed key, from `jax.random.key`.
     data : Annotated
         Items of known truth.
     kind : {"instance", "superclass"}, default "instance"
-        `instance_dependent_experts`, whose mistakes depend on what an item looks like, or `superclass_experts`, who
+        `instance_dependent_experts`, whose mistakes depend on the features of an item, or `superclass_experts`, who
         know some superclasses.
     num_people : int, default 2
-        Of ``"superclass"`` without `expertise`: that many people share the superclasses out, in order, as evenly as
-        possible. Elsewhere `rates`, or `expertise`, say how many there are.
+        Only for ``"superclass"`` without `expertise`: this many people divide the superclasses, in order, as evenly as
+        possible. Otherwise `rates` or `expertise` determine the number of people.
     features : array, shape (N, ...), optional
-        What items look like, for ``"instance"``; by default `data.x`. Either is flattened. Images that are lazy are
-        read, all at once and once more in memory as numbers of 8 bytes: 1.5 GB for CIFAR-100. Features of a network
-        are smaller, and what people mistake for each other.
+        Features of the items, for ``"instance"``; by default `data.x`. They are flattened. Lazy images are all read
+        into memory, and converted to 8-byte numbers: 1.5 GB for CIFAR-100. Features of a network are smaller, and
+        closer to what people confuse.
     annotators : iterable of str, length M, optional
         Names, by default ``expert_0``, ``expert_1``, ...
     **settings
-        Of the simulator: `rates` (needed), `groups`, `pattern`, `mode` and `spread`, or `expertise`, `error` and
-        `confusion`.
+        Arguments of the simulator: `rates` (required), `groups`, `pattern`, `mode` and `spread`, or `expertise`,
+        `error` and `confusion`.
 
     Returns
     -------
     Annotated
-        The same items, as they were, with annotations of the simulated people, none missing.
+        The same items, with annotations of the simulated people, none missing.
 
     Raises
     ------
     ValueError
-        If the truth of an item is unknown, superclasses or features are not there, or an argument is malformed.
+        If the truth of an item is unknown, superclasses or features are missing, or an argument is malformed.
 
     Examples
     --------

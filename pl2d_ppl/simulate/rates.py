@@ -1,4 +1,4 @@
-"""Error rates: nominal, those of items, and realised."""
+"""Error rates: nominal, per item, and realised."""
 
 from typing import Literal, get_args
 
@@ -14,7 +14,7 @@ __all__ = ["realised_error"]
 
 Mode = Literal["truncated", "nominal"]
 
-# Location, in standard deviations below 0, down to which the truncated normal's mean keeps 8 digits.
+# Lowest location, in standard deviations below 0, at which the truncated normal's mean keeps 8 digits.
 FARTHEST = 100
 
 
@@ -31,7 +31,7 @@ def realised_error(annotations: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     array of float, shape (M,)
-        Error rates, over items that the expert annotated and whose truth is known; NaN where there are none.
+        Error rates, over items that the expert annotated and whose truth is known; NaN if there are none.
 
     Raises
     ------
@@ -41,12 +41,12 @@ def realised_error(annotations: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     annotations = check_labels("annotations", annotations, ("N", "M"), may_be_empty=False)
     y = check_labels("y", y, (len(annotations),))
     judged = (annotations >= 0) & (y >= 0)[:, None]
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
+    with np.errstate(invalid="ignore"):  # 0 / 0 gives the documented NaN
         return (judged & (annotations != y[:, None])).sum(0) / judged.sum(0)
 
 
 def check_rate(rate: ArrayLike, spread: ArrayLike, mode: Mode) -> tuple[float, float]:
-    """Return one rate and its spread, checked, as floats."""
+    """Check one rate and its spread, and return them as floats."""
     check_choice("mode", mode, get_args(Mode))
     numbers = []
     for name, value in (("rate", rate), ("spread", spread)):
@@ -66,12 +66,12 @@ def check_rate(rate: ArrayLike, spread: ArrayLike, mode: Mode) -> tuple[float, f
 
 
 def is_constant(rate: float, spread: float, mode: Mode) -> bool:
-    """Tell whether all items have the same rate: without spread, or with a mean at an end of [0, 1]."""
+    """Whether all items have the same rate: without spread, or with a mean at an end of [0, 1]."""
     return spread == 0 or (mode == "nominal" and rate in (0, 1))
 
 
 def item_rates(quantiles: NDArray, rate: float, spread: float, mode: Mode) -> NDArray[np.float64]:
-    """Return the rates of items, (N,), whose quantiles (N,) in [0, 1) are given; all arguments are checked."""
+    """Return the rates of items, (N,), at given quantiles (N,) in [0, 1); all arguments were checked before."""
     if is_constant(rate, spread, mode):
         return np.full(quantiles.shape, rate)
     center = location(rate, spread, mode)
@@ -80,15 +80,15 @@ def item_rates(quantiles: NDArray, rate: float, spread: float, mode: Mode) -> ND
 
 
 def location(rate: float, spread: float, mode: Mode) -> float:
-    """Return the location of the truncated normal distribution; a nominal rate must be one in reach."""
+    """Return the location of the truncated normal distribution; a nominal rate must be attainable."""
     if mode == "truncated":
         return rate
-    if rate > 0.5:  # by symmetry, since digits are kept near 0 rather than near 1
+    if rate > 0.5:  # by symmetry, since floats are more precise near 0 than near 1
         return 1 - location(1 - rate, spread, mode)
     # The mean increases with the location, and exceeds 1/2 at 1.
     return brentq(lambda center: _mean(center, spread) - rate, -FARTHEST * spread, 1.0, xtol=1e-14)
 
 
 def _mean(center: float, spread: float) -> float:
-    with np.errstate(all="ignore"):  # scipy computes the higher moments as well, which overflow
+    with np.errstate(all="ignore"):  # scipy also computes the higher moments, which overflow
         return float(truncnorm.mean(-center / spread, (1 - center) / spread, center, spread))

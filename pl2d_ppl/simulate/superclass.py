@@ -28,33 +28,33 @@ def superclass_experts(
 ) -> NDArray[np.int32]:
     """Simulate experts who know some superclasses and guess elsewhere.
 
-    On an item of a superclass that is theirs, experts are right. Elsewhere they are wrong with probability
-    `error`, and then name
+    Experts are right on items of the superclasses that they know. Elsewhere they are wrong with probability `error`,
+    and then name
 
     - ``"uniform"``: any other category, with equal probability;
-    - ``"partner"``: the one category that this expert takes the true one for. Categories are paired at
-      random for each expert; with an odd number, the one left over has a partner that is not its own;
+    - ``"partner"``: the one category that this expert confuses with the true one. Categories are paired at random for
+      each expert; with an odd number, the remaining one gets a partner from another pair;
     - ``"within"``: any other category of the superclass, with equal probability, among those that occur
       in `y`.
 
-    Experts are drawn independently: one more changes nothing for those before.
+    Experts are drawn independently: adding one does not change those before.
 
     Parameters
     ----------
     rng_key : PRNG key
-        Typed key, as `jax.random.key` makes it.
+        Typed key, from `jax.random.key`.
     y : array of int, shape (N,)
         Truth, in 0..C−1.
     coarse : array of int, shape (N,)
-        Superclass of each item; `y` itself gives experts of single categories.
+        Superclass of each item; pass `y` itself for experts who know single categories.
     num_categories : int
         Number of categories C >= 2.
     expertise : sequence of sequences of int, length M
         Superclasses that each expert knows; an empty one makes a novice.
     error : float in [0, 1], default .5
-        Probability of an error where the expert knows nothing.
+        Probability of an error outside the superclasses that an expert knows.
     confusion : {"uniform", "partner", "within"}, default "uniform"
-        What an error looks like.
+        Which wrong category an expert names.
 
     Returns
     -------
@@ -70,8 +70,8 @@ def superclass_experts(
     References
     ----------
     Nguyen, Do and Carneiro, "Probabilistic Learning to Defer: Handling Missing Expert's Annotations and
-    Controlling Workload Distribution", ICLR 2025. Their generator is unpublished; they flip labels "between
-    two classes", which ``"partner"`` comes closest to.
+    Controlling Workload Distribution", ICLR 2025. Their generator is unpublished; they flip labels "between two
+    classes"; ``"partner"`` is closest to that.
     """
     check_key(rng_key)
     y = truth(y, num_categories)
@@ -93,7 +93,7 @@ def superclass_experts(
 def _confusions(
     rng_key: jax.Array, y: NDArray, coarse: NDArray, num_categories: int, confusion: Confusion
 ) -> tuple[NDArray, NDArray]:
-    """List what each category may be taken for: a padded table (C, S), and the list lengths (C,)."""
+    """List the categories that each one may be confused with: a padded table (C, S), and the list lengths (C,)."""
     categories = np.arange(num_categories)
     if confusion == "uniform":
         others = np.broadcast_to(categories, (num_categories, num_categories))

@@ -1,1 +1,1 @@
-"""The onboarding experiment of paper B: from anonymous votes to deferral, with few items on which people are known."""
+"""The onboarding experiment of paper B: from anonymous votes to deferral, with few items by identified people."""

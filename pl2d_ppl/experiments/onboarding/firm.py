@@ -1,4 +1,4 @@
-"""What there is before anybody is known by name: people, an AI, and clusters in anonymous votes."""
+"""The setting before any person is identified: people, an AI, and clusters in anonymous votes."""
 
 from typing import NamedTuple
 
@@ -27,11 +27,11 @@ class Firm(NamedTuple):
     y : array of int, shape (N,)
         Truth.
     groups : array of int, shape (M + R,)
-        Group of everybody, those who will be replaced first, and then the R newcomers.
+        Group of each person: first the people who will be replaced, last the R newcomers.
     annotations : array of int, shape (N, M + R)
-        What everybody says of everything.
+        Annotations of all people on all items.
     num_categories, num_training : int
-        C, and how many items the AI and the clusters were trained on, which come first.
+        C, and the number of items that the AI and the clusters were trained on; these items come first.
     classifier : Frozen
         The AI.
     clusters : ClusterRun or None
@@ -58,7 +58,7 @@ def set_up_firm(
     reserved: int,
     progress: bool = False,
 ) -> Firm:
-    """Simulate people, train the AI on the truth, and find clusters in the people's anonymous votes.
+    """Simulate people, train the AI on the truth, and find clusters in people's anonymous votes.
 
     Parameters
     ----------
@@ -67,13 +67,13 @@ def set_up_firm(
     x : array, shape (N, ...)
         Inputs.
     y : array of int, shape (N,)
-        Truth, known everywhere.
+        Truth, known for all items.
     num_categories : int
         C.
     options : OnboardingOptions
         Settings.
     reserved : int
-        Items kept for annotation by known people.
+        Number of items kept for annotation by identified people.
     progress : bool
         Whether to show progress bars.
 
@@ -138,37 +138,37 @@ def set_up_firm(
 
 
 def kept_items(num_items: int, options: OnboardingOptions) -> tuple[int, int, int]:
-    """Numbers of items to test, to fit offsets on, and to train on at the least."""
+    """Return the numbers of items for the test, for fitting offsets, and (at least) for training."""
     test, unlabelled = min(options.test_items, num_items // 4), min(options.unlabelled_items, num_items // 8)
     return test, unlabelled, min(options.training_items, num_items // 4)
 
 
 def most_context(num_items: int, options: OnboardingOptions) -> int:
-    """Items that may be annotated, when enough is left for training."""
+    """Number of items that may be annotated, if enough items must remain for training."""
     return num_items - sum(kept_items(num_items, options))
 
 
 def reserved_items(num_items: int, num_context: int, options: OnboardingOptions) -> int:
-    """Items to annotate: of their own as far as there are enough; half of all at most."""
+    """Number of items to annotate: separate items per person as far as possible, at most half of all items."""
     everybody = options.people + round(options.replaced * options.people)
     wanted = num_context * everybody if options.own_items else num_context
     return max(num_context, min(wanted, num_items // 2, most_context(num_items, options)))
 
 
 def replaced_people(groups: NDArray, share: float) -> NDArray:
-    """Choose who of the staff is replaced, as evenly over groups as can be.
+    """Choose the staff who are replaced, as evenly over groups as possible.
 
     Parameters
     ----------
     groups : array of int, shape (M,)
-        Group of everybody.
+        Group of each person.
     share : float
-        Share of the staff, between 0 and 1.
+        Share of the staff to replace, between 0 and 1.
 
     Returns
     -------
     array of int, shape (round(share M),)
-        Who, in increasing order.
+        Indices of the people replaced, in increasing order.
     """
     number = round(share * len(groups))
     ranks = np.array([np.sum(groups[:i] == g) for i, g in enumerate(groups)])

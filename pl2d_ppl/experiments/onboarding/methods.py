@@ -1,4 +1,4 @@
-"""Every method on a workplace: trained on the staff, joined by newcomers, evaluated on the day."""
+"""Run every method on a workplace: train on the staff, add newcomers, evaluate on the day."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ def onboard_methods(
     *,
     on_method: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
-    """Train every method on what the staff annotated, add newcomers without training, and evaluate on the day.
+    """Train every method on the staff's annotations, add newcomers without training, and evaluate on the day.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def onboard_methods(
     Returns
     -------
     dict of str to dict
-        For every method what :func:`~pl2d_ppl.experiments.curve.evaluate_curve` tells.
+        For every method the result of :func:`~pl2d_ppl.experiments.curve.evaluate_curve`.
     """
     rows = {}
     for name in options.methods:
@@ -50,14 +50,14 @@ def onboard_methods(
 
 
 def learn_and_join(name: str, rng_key: jax.Array, place: Workplace, options: OnboardingOptions) -> Learned:
-    """Train a method on what the staff annotated, and add newcomers without training.
+    """Train a method on the staff's annotations, and add newcomers without training.
 
     Parameters
     ----------
     name : str
         The method.
     rng_key : Array
-        A typed key; with the same for all methods, networks of the same shape start alike.
+        A typed key; use the same key for all methods, so that networks of the same shape start alike.
     place : Workplace
         From :func:`~pl2d_ppl.experiments.onboarding.workplace.open_workplace`.
     options : OnboardingOptions

@@ -22,33 +22,33 @@ class OnboardingOptions:
     people : int
         People on the staff, M.
     rates : tuple of float
-        Nominal error rates of groups of as many people each.
+        Nominal error rate of each group of people; group sizes differ by at most one.
     clusters : int
         Number of clusters, K.
     vote_model : {"urn", "lda"}
-        Which program finds clusters in the votes.
+        Program that finds clusters in the votes.
     alpha : float
-        Concentration, of LDA.
+        Concentration of LDA.
     own_items : bool
-        Whether everybody annotates items of their own, instead of all the same ones.
+        Whether each person annotates separate items, instead of everybody annotating the same ones.
     replaced : float
         Share of the staff that is replaced between training and test.
     gate_input : {"features", "features+confidence"}
-        Whether gates see how sure the AI is, besides the features of an item.
+        Whether gates see the AI's confidence besides the features of an item.
     coverages : tuple of float
         Targets.
     methods : tuple of str
-        Out of :data:`~pl2d_ppl.experiments.methods.METHODS`.
+        Methods out of :data:`~pl2d_ppl.experiments.methods.METHODS`.
     schedule : Schedule
-        Of the gates.
+        Steps and optimiser of the gates.
     gate_hidden : tuple of int
         Widths of the hidden layers of the gates; for images, channels of the convolutions.
     hidden : tuple of int
-        Likewise, of the AI and of the cluster networks.
+        The same for the AI and the cluster networks.
     cluster_steps, ai_steps : int
         Steps of the cluster networks, and of the AI.
     training_items, test_items, unlabelled_items : int
-        At most; the last are those on which offsets are fitted.
+        Largest numbers of items for training, for the test, and for fitting offsets (unlabelled).
     """
 
     people: int = 6
@@ -71,7 +71,7 @@ class OnboardingOptions:
     unlabelled_items: int = 1000
 
     def __post_init__(self) -> None:
-        """Check what can be checked without data."""
+        """Check the settings that need no data."""
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown or not self.methods:
             raise ValueError(f"Expected methods out of {', '.join(METHODS)}, found {unknown or 'none'}.")

@@ -48,7 +48,7 @@ def run_seed(
     options: OnboardingOptions,
     on_method: Callable[[], Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a seed; returns who the people are, which is the same for all seeds, and a row of the report."""
+    """Run a seed; return its people, who are the same for all seeds, and a row of the report."""
     firm_key, place_key, method_key = jax.random.split(jax.random.key(seed), 3)
     reserved = reserved_items(data.num_items, contexts[-1], options)
     firm = set_up_firm(firm_key, data.x, data.y, data.num_categories, options, reserved=reserved)
@@ -74,7 +74,7 @@ def run_seed(
 
 
 def _alone(place: Workplace) -> dict[str, float]:
-    """Accuracy of the AI alone, and of the best person who is present."""
+    """Accuracy of the AI alone, and of the best person present."""
     said = np.asarray(place.classifier(jnp.asarray(place.test.x))).argmax(-1)
     people = zip(place.test.annotators, expert_accuracy(place.test), strict=True)
     best = max(accuracy for name, accuracy in people if name in place.present and accuracy is not None)
@@ -82,7 +82,7 @@ def _alone(place: Workplace) -> dict[str, float]:
 
 
 def draw_report(out: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Draw the curves, and where people belong at the first seed and the most context items."""
+    """Draw the curves, and people's memberships for the first seed and the largest number of context items."""
     figures = {"curve.png": plot_onboarding(report)}
     if report["memberships"]:
         number = str(report["settings"]["contexts"][-1])
@@ -97,7 +97,7 @@ def draw_report(out: Path, report: Mapping[str, Any]) -> list[Path]:
 
 
 def people_labels(report: Mapping[str, Any]) -> list[str]:
-    """Names of people, whether they came or left before the day, and how often they err at the first seed."""
+    """Names of people, whether they came or left before the day, and their error rates at the first seed."""
     people, staff = report["people"], report["settings"]["options"]["people"]
     labels = []
     for m, (name, rate) in enumerate(zip(people["names"], report["error_rates"][0], strict=True)):

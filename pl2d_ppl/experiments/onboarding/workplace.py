@@ -26,17 +26,17 @@ class Workplace(NamedTuple):
     Attributes
     ----------
     staff, newcomers : Annotated
-        Items that the staff, and newcomers, annotated, with truth.
+        Items that the staff, and the newcomers, annotated, with truth.
     staff_membership, newcomer_membership : array, shape (K, M) and (K, R), or None
-        Where they belong.
+        Memberships of the staff, and of the newcomers.
     members : Membership or None
         The posterior of everybody's membership.
     unlabelled : array, shape (N'', ...)
         Items without annotations or truth, on which offsets are fitted.
     test : Annotated
-        Items to decide on, with what everybody would say.
+        Items to decide, with annotations of everybody.
     present : tuple of str
-        Who is there on the day.
+        Names of the people present on the day.
     classifier : Frozen
         The AI, which reads its part of x.
     """
@@ -53,7 +53,7 @@ class Workplace(NamedTuple):
 
 
 class _Columns(nnx.Module):
-    """A network of the first columns of its input."""
+    """A network that reads the first columns of its input."""
 
     def __init__(self, network: nnx.Module, size: int):
         self.network, self.size = network, size
@@ -63,7 +63,7 @@ class _Columns(nnx.Module):
 
 
 def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, num_context: int) -> Workplace:
-    """Let known people annotate a few items, place them among the clusters, and set the day on which they decide.
+    """Let identified people annotate a few items, place them among the clusters, and prepare the day of decisions.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
     options : OnboardingOptions
         Settings.
     num_context : int
-        Items that everybody annotates, N'.
+        Number of items that each person annotates, N'.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
 
 
 def annotated_items(rng_key: jax.Array, num_items: int, num_people: int, number: int, own: bool) -> NDArray[np.bool_]:
-    """Who annotates what, shape (items, people): all the same items, or everybody some of their own."""
+    """Choose who annotates what, shape (items, people): all people the same items, or each person separate ones."""
     keys = jax.random.split(rng_key, num_people) if own else [rng_key] * num_people
     chosen = np.zeros((num_items, num_people), bool)
     for person, key in enumerate(keys):
@@ -140,7 +140,7 @@ def annotated_items(rng_key: jax.Array, num_items: int, num_people: int, number:
 
 
 def _with_confidence(firm: Firm) -> tuple[NDArray, Frozen]:
-    """Inputs with the log-odds of the AI's first choice, standardised, as a last column; and the AI of these."""
+    """Append the standardised log-odds of the AI's first choice to the inputs; return them, and an AI for them."""
     probs = np.asarray(jax.nn.softmax(firm.classifier(jnp.asarray(firm.x)), -1), np.float64).max(-1)
     log_odds = np.log(probs) - np.log(np.maximum(1 - probs, 1e-6))
     mean, scale = mean_and_scale(log_odds[: firm.num_training, None])
