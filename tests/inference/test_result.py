@@ -154,6 +154,12 @@ def test_a_program_without_the_sites_says_so():
         result.predict(X)
 
 
+def test_a_fit_shows_how_it_went_in_a_line(single, batched):
+    assert repr(single).startswith(f"FitResult(status='completed', epoch={single.epoch}, loss=")
+    assert f"runs={batched.best_loss.shape}" in repr(batched)
+    assert all("\n" not in repr(fitted) for fitted in (single, batched))
+
+
 def test_params_serve_the_model_of_the_fit(single):
     assert single.model is MODEL
     single.guide(**DATA)  # callable as it was
