@@ -10,6 +10,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "models" / "README.md",
     *(page for page in sorted(DOCS.rglob("*.md")) if "generated" not in page.relative_to(DOCS).parts),
 ]
 # A set-up is code in a comment; a block that cannot run says why in a comment right above it.
