@@ -145,7 +145,7 @@ def test_bad_tasks(changes, message):
 @SLOW
 def test_newcomers_in_other_clusters_are_refused():
     membership = np.array([[1.0, 0.2, 0.0], [0.0, 0.8, 1.0]])
-    learned = learn("cluster-hard", KEY, Task(DATA, (0.5,), TINY, membership=membership))
+    learned = learn("cluster-hard", KEY, Task(DATA, (0.5,), **TINY, membership=membership))
     with pytest.raises(ValueError, match="membership of 2 clusters, found 3"):
         learned.join(KEY, DATA, np.full((3, 3), 1 / 3))
     assert learned.join(KEY, DATA.replace_annotations(DATA.annotations, NEW), membership).people == (*PEOPLE, *NEW)
