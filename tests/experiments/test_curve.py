@@ -49,12 +49,7 @@ def check_row(row, coverages, test):
 
 
 @pytest.mark.parametrize(
-    ("method", "guide"),
-    [
-        pytest.param("naive", "exact", marks=pytest.mark.slow),
-        pytest.param("prob-l2d", "exact", marks=pytest.mark.slow),
-        pytest.param("prob-l2d", "mean-field", marks=pytest.mark.slow),
-    ],
+    ("method", "guide"), [("two-stage", "exact"), pytest.param("prob-l2d", "mean-field", marks=pytest.mark.slow)]
 )
 def test_a_curve_on_tiny_data(method, guide):
     train, test, coverages, points = toy(0), toy(1, 60, missing=0.0), (0.0, 0.5, 1.0), []
@@ -70,10 +65,9 @@ def test_a_curve_on_tiny_data(method, guide):
     assert row["expert_accuracy"][0] == 1.0
 
 
-@pytest.mark.slow
 def test_one_coverage_is_joined_to_the_extremes():
     train, test = toy(0), toy(1, missing=0.0)
-    row = coverage_curve(KEY, train, test, [0.5], method="naive", **TINY)
+    row = coverage_curve(KEY, train, test, [0.5], method="two-stage", **TINY)
     (c,), (a,), ai = row["coverage"], row["accuracy"], row["ai_accuracy"]
     assert row["area"] == pytest.approx(100 * (c * (1.0 + a) / 2 + (1 - c) * (a + ai) / 2))
 
@@ -87,7 +81,7 @@ def test_a_silent_decider_does_not_lose_the_curve():
     train = train.replace_annotations(said)
     test = Annotated(test.x, test.y, np.stack([np.full(48, -1), test.y], 1), **NAMES, subset=True)
     row = coverage_curve(
-        KEY, train, test, [0.0, 1.0], method="naive", hidden=(8,), schedule=Schedule(steps=300, batch_size=16)
+        KEY, train, test, [0.0, 1.0], method="two-stage", hidden=(8,), schedule=Schedule(steps=300, batch_size=16)
     )
     assert row["judged_offset"][0] == 0.0
     assert np.isnan(row["accuracy_offset"][0])
@@ -120,7 +114,7 @@ def test_an_unknown_test_expert_or_truth_does_not_end_in_a_crash():
     said = np.where(np.arange(48)[:, None] < 24, -1, test.annotations)
     test = Annotated(test.x, y, said, **NAMES, subset=True)
     with pytest.raises(ValueError, match=r"Expected.*(annot|truth)"):
-        coverage_curve(KEY, toy(0), test, [0.0, 1.0], method="naive", **TINY)
+        coverage_curve(KEY, toy(0), test, [0.0, 1.0], method="two-stage", **TINY)
 
 
 @pytest.mark.exhaustive

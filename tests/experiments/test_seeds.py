@@ -174,6 +174,7 @@ def test_experts_are_simulated_where_there_are_none(caplog):
         )
 
 
+@pytest.mark.slow
 def test_labelme_falls_back_to_held_out_training_items(data_dir, caplog):
     train, test = read_npz(real(data_dir, "labelme"))
     assert (test.annotations < 0).all()

@@ -74,6 +74,7 @@ def test_predictions_are_those_of_the_networks(single, num_items):
     np.testing.assert_array_equal(prediction.decision, prediction.gate.argmax(-1))
 
 
+@pytest.mark.slow
 def test_predictions_of_a_batch_are_those_of_its_runs(batched):
     prediction = batched.predict(X)
     assert [a.shape for a in (*prediction, prediction.decision)] == [(3, 40, 3), (3, 40, 5), (3, 40)]

@@ -118,10 +118,11 @@ def test_the_most_frequent_unknown_categories_are_told(tmp_path):
 
 def test_two_spellings_are_warned_of(tmp_path):
     rows = ("item,annotator,label", "a,Zoë,x", "a,zoe\u0308 ,y", "b,bob,x", "b,Bob,x", "c,eve,x")
+    (tmp_path / "data.csv").write_text(text(*rows), encoding="utf-8")
     with pytest.warns(
         UserWarning, match=r"different people, found 'Zoë' and 'zo.+', .* only \(1 more such\). Spell"
     ) as caught:
-        data = table(tmp_path, *rows, subset=True)
+        data, _ = read_table(tmp_path / "data.csv", subset=True)
     assert caught[0].filename == __file__
     assert data.num_experts == 5
     with pytest.warns(UserWarning, match="different categories, found 'Cat' and 'cat', which differ by case"):

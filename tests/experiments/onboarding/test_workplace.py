@@ -21,6 +21,7 @@ def test_everybody_annotates_as_many_items(own):
     assert annotated_items(KEY, 40, 5, 40, own).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [False, True])
 def test_every_item_is_as_likely_to_be_annotated(own):
     keys = jax.random.split(jax.random.key(1), 60)
