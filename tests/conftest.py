@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -62,3 +63,24 @@ def data_dir():
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}")
     return folder
+
+
+@pytest.fixture
+def compiled():
+    """Names of the functions that are compiled meanwhile."""
+    names = []
+
+    class Record(logging.Handler):
+        def emit(self, record):
+            message = record.getMessage()
+            if message.startswith("Compiling "):
+                names.append(message.split()[1])
+
+    handler, logger = Record(), logging.getLogger("jax")
+    level = logger.level  # which a command of another test may have raised
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    with jax.log_compiles():
+        yield names
+    logger.removeHandler(handler)
+    logger.setLevel(level)

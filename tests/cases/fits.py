@@ -20,11 +20,6 @@ KEY = jax.random.key(0)
 HALF = np.array([0.0, 0.0, 0.5]), np.array([1.0, 1.0, 0.5])
 
 
-def programs_in(names):
-    """Of what was compiled, the programs: not single operations such as a slice."""
-    return [n for n in names if any(f in n for f in ("_init", "_evaluate", "_outputs", "_params", "lambda", "_epoch"))]
-
-
 def separable(seed=0, num_items=36):
     """Three blobs; an expert who is right half of the time, and one who is never; a third of it missing."""
     rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ def test_bounds_of_a_coverage():
 LISTS = ("coverage", "accuracy", "judged", "workload")
 
 
-SCALARS = ("area", "area_offset", "ai_accuracy", "expert_accuracy", "seconds")
+SCALARS = ("area", "area_offset", "ai_accuracy", "ai_calibration_error", "expert_accuracy", "seconds")
 
 
 def check_row(row, coverages, test):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases.compilations import programs
 from cases.fits import (
     DATA,
     GUIDE,
@@ -21,7 +22,6 @@ from cases.fits import (
     fit_l2d,
     linear,
     nothing,
-    programs_in,
     quiet,
     raw,
     separable,
@@ -70,7 +70,7 @@ def test_other_bounds_and_other_data_of_the_same_form_compile_nothing(half, comp
     )
     assert other.compiled is half.compiled
     assert other.compiled.epoch._cache_size() == other.compiled.init._cache_size() == 1
-    assert programs_in(compiled) == []
+    assert programs(compiled) == []
     assert np.all(other.history["z_mean"][:, 0] > 0.1 - 1e-4)
     # A third of the truth was missing; what is left still tells.
     np.testing.assert_array_equal(other.predict(DATA["x"]).ai.argmax(-1), DATA["y"])

