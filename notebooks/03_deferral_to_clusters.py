@@ -92,8 +92,8 @@ plt.show()
 # %% [markdown]
 # ## The program: a cluster, then a person in it
 # `v` is the cluster that decides, or the AI; `w` is the person, drawn from the cluster's members. The posterior of both
-# is exact. The guide is written as q(w) q(v | w), so that a workload on `w` bounds every person: here the AI decides 40
-# % of the items, and nobody more than 15 %. The membership is an argument of the fit: another one needs no new
+# is exact. The guide is written as q(w) q(v | w), so that a workload on `w` bounds every person: here the AI decides
+# 40 % of the items, and nobody more than 15 %. The membership is an argument of the fit: another one needs no new
 # compilation.
 
 # %%
@@ -130,7 +130,7 @@ def deferral(result, items, membership):
 
 
 def show(label, day):
-    """Print coverage, accuracy and workload of decisions."""
+    """Print accuracy and workload of decisions."""
     found = day.evaluate(evaluated.annotations, evaluated.y)
     shares = dict(zip((*NAMES, "AI"), np.round(found["workload"], 2).tolist(), strict=True))
     print(f"{label:<28} accuracy {found['accuracy']:.3f}  {shares}")
@@ -168,8 +168,7 @@ show("given draws", day.follow(fitted.fit_policy(lower, upper)))
 # ## Partial pooling
 # All people in a cluster are treated alike. In `pooled_l2d` a person is a vector around the mean of their cluster, with
 # a spread that is learned: with few annotations a person is close to the cluster's mean, with many they are judged
-# individually. The gate
-# compares the probabilities that people, and the AI, are right.
+# individually. The gate compares the probabilities that people, and the AI, are right.
 
 # %%
 pooled_guide = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))
