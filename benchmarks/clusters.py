@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--items", type=int, default=20000, help="training items at most")
     parser.add_argument("--steps", type=int, default=1000, help="of the urn")
-    parser.add_argument("--lda-steps", type=int, default=400, help="of LDA, whose best epoch by validation comes early")
+    parser.add_argument("--lda-steps", type=int, default=400, help="steps of LDA, whose best epoch comes early")
     parser.add_argument("--mode", choices=("truncated", "nominal"), default="truncated")
     parser.add_argument("--clusters", type=int, nargs="+", default=(2, 3, 4, 5))
     parser.add_argument("--contexts", type=int, default=1, help="sets of 100 annotated items a seed")

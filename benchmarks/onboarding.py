@@ -193,9 +193,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--table", action="store_true", help="of all that has been run; run nothing")
+    parser.add_argument("--table", action="store_true", help="print all results so far; run nothing")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message="Nobody is behind")  # told by the share that is replaced
+    warnings.filterwarnings("ignore", message="Nobody is behind")  # the replaced share already shows this
     for name in [] if arguments.table else arguments.names:
         for people in arguments.people:
             run(name, people, arguments)

@@ -44,7 +44,7 @@ def load() -> tuple[np.ndarray, ...]:
 
 
 def among_present(deferral: Deferral, annotations: np.ndarray) -> Deferral:
-    """Restrict deferral, on every item, to options behind which somebody annotated it."""
+    """Restrict deferral, on every item, to options with people who annotated it."""
     able = np.pad(annotations >= 0, ((0, 0), (0, 1)), constant_values=True) @ (deferral.people_probs.T > 0)
     return dataclasses.replace(deferral, log_gate=np.where(able, deferral.log_gate, -1e4))
 

@@ -21,7 +21,7 @@ def membership(cluster_probs: Array, annotations: Array | None = None, *, concen
     With h_k(c | x) the given probability that a person in cluster k gives category c to item x::
 
         omega        ~ Dirichlet(concentration)                   how much of the person is in each cluster
-        annotation_j ~ Categorical(sum_k omega_k h_k(x_j))        what the person says of item j
+        annotation_j ~ Categorical(sum_k omega_k h_k(x_j))        the person's annotation of item j
 
     An item has one annotation of this person, so that an item's own proportions u_j ~ Dirichlet(alpha), as in the
     annotator LDA, would integrate out to their mean: annotations depend only on omega = alpha / sum(alpha), not on

@@ -78,7 +78,7 @@ result
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 left.plot(result.history["loss"])
-left.set(xlabel="epoch", ylabel="negative ELBO an item")
+left.set(xlabel="epoch", ylabel="negative ELBO per item")
 right.plot(result.history["z_mean"], label=[*train.annotators, "AI"])
 right.set(xlabel="epoch", ylabel="share of the posterior", ylim=(0, 1))
 right.legend()
@@ -146,7 +146,7 @@ edited = fit(
     fit_key, hard_items_l2d, edited_guide, train.batch(), optimizer, epochs=EPOCHS, batch_size=128, progress=False
 )
 posterior = marginals(hard_items_l2d, params=edited.params)(**train.batch())
-print("negative ELBO an item:", result.history["loss"][-1], "before,", edited.history["loss"][-1], "with hard items")
+print("negative ELBO per item:", result.history["loss"][-1], "before,", edited.history["loss"][-1], "with hard items")
 print("posterior share of hard items:", float(posterior["hard"][..., 1].mean()))
 
 # %% [markdown]

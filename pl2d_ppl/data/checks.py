@@ -13,7 +13,7 @@ __all__ = ["coarse_of", "counts_of", "features_of", "group_of", "indices_of", "i
 
 
 def features_of(x: Any) -> Any:
-    """Check features: an array becomes float32, a lazy source stays as it is."""
+    """Check features: an array becomes float32, a lazy source is unchanged."""
     if is_source(x):
         if len(x) == 0:
             raise ValueError("Expected at least one item in x, found an empty source. Pass some items.")

@@ -49,7 +49,7 @@ def split(data: Annotated, test_share: float, seed: int) -> tuple[Annotated, Ann
     else:
         strata = data.y if _can_stratify(data.y, test_share) else None
         if strata is None:
-            logger.info("too few items of some class to stratify the split: it is plainly random")
+            logger.info("too few items of some class: the split is not stratified")
         train, test = train_test_split(
             np.arange(data.num_items), test_size=test_share, random_state=seed, stratify=strata
         )

@@ -72,7 +72,7 @@ def from_dataset(dataset: "xr.Dataset", *, subset: bool = False) -> Annotated:
         Data set in the form of :func:`to_dataset`. ``x`` may be missing, and without ``y`` all truth is unknown;
         dimensions may have any order.
     subset : bool
-        Whether it is a part of a data set, of which no truth need be known.
+        Whether it is a part of a data set, whose truth may be unknown.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
     path : path-like
         File that :func:`write_netcdf` wrote, or one with the same variables.
     subset : bool
-        Whether it is a part of a data set, of which no truth need be known.
+        Whether it is a part of a data set, whose truth may be unknown.
 
     Returns
     -------

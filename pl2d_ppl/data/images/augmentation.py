@@ -54,7 +54,7 @@ def augment(
         Probability of mirroring left and right.
     cutout : int
         Side of a square that is set to the mean, around a pixel drawn at random; 0 for none.
-    mean, std : float or sequence of float, one a channel
+    mean, std : float or sequence of float, one per channel
         For the scale 0..1: the result is (v / 255 - mean) / std.
 
     Returns
@@ -91,7 +91,7 @@ def normalise(
         The images.
     size : int or (int, int), optional
         Height and width of the crop; by default the image's.
-    mean, std : float or sequence of float, one a channel
+    mean, std : float or sequence of float, one per channel
         For the scale 0..1: the result is (v / 255 - mean) / std.
 
     Returns

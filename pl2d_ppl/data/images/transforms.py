@@ -170,7 +170,7 @@ class Normalise(Map):
 
     Parameters
     ----------
-    mean, std : float or tuple of float, one a channel
+    mean, std : float or tuple of float, one per channel
         For the scale 0..1.
 
     Raises
