@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+SPHINX := $(RUN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky
 
-.PHONY: setup demo lint check test exhaustive docs clean
+.PHONY: setup demo lint check test exhaustive docs docs-quick clean
 
 setup: $(VENV)/.ready
 
@@ -33,5 +34,11 @@ test: lint  ## lint, tests: some 12 minutes on two cores
 exhaustive: setup  ## every test there is: some 25 minutes
 	$(RUN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
+docs: setup  ## the documentation with the notebooks' results, into build/docs/html: some six minutes
+	$(SPHINX) -D nb_execution_mode=force docs build/docs/html
+
+docs-quick: setup  ## the same without running notebooks
+	$(SPHINX) docs build/docs/html
+
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) outputs build docs/generated *.egg-info

@@ -54,7 +54,7 @@ data_key, missing_key, fit_key, posterior_key = jax.random.split(jax.random.key(
 train, test = split(digits(data_key), 0.33, seed=0)
 train = train.replace_annotations(drop_annotations(missing_key, train.annotations, 0.5), train.annotators)
 train, test = standardise(train, test)
-train.summary()
+print(train.summary())
 
 # %% [markdown]
 # ## Model, guide, workload

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-import oracles
 from flax import nnx
 from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
+from oracles.prob_l2d import label_channel as truth_channel
 from scipy.special import log_softmax, softmax
 
 from pl2d_ppl.distributions.answers import label_channel
@@ -161,7 +161,7 @@ def edited_l2d(x, annotations, y, *, gating, experts, classifier):
 
 def edited_log_joint(problem):
     """Log joint of `edited_l2d` for two items, two people and two categories, from its equations."""
-    channel, exact = oracles.label_channel(2, 1e-3), oracles.label_channel(2, 1e-30)
+    channel, exact = truth_channel(2, 1e-3), truth_channel(2, 1e-30)
 
     def log_joint(values):
         g = values["g"]

@@ -84,4 +84,4 @@ def _save_posterior(path: Path, prepare: Callable, schedule: Schedule) -> None:
     coords = {"expert": [*train.annotators, "AI"], "category": list(train.classes)}
     tree = to_datatree(posterior_key, result, test.batch(), num_samples=100, coords=coords)
     with written_whole(path) as scratch:
-        tree.to_netcdf(scratch)
+        tree.to_netcdf(scratch, engine="h5netcdf")

@@ -37,7 +37,7 @@ class Empirical(Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Choose draws, shape (*sample_shape, ...)."""
+        """Choose draws; ``sample_shape`` comes first in their shape."""
         return self.draws[random.randint(key, sample_shape, 0, len(self.draws))]
 
     def log_prob(self, value: Array) -> Array:

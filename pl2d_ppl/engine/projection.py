@@ -80,7 +80,7 @@ def project(
     Parameters
     ----------
     log_q : Array, shape (N, K)
-        Log-probabilities of the rows, normalised; see :func:`log_floor`.
+        Log-probabilities of the rows, normalised; see ``log_floor``.
     lower, upper : Array, shape (K,)
         Feasible bounds on the mean; see :func:`check_bounds`. They may be traced.
     weights : Array, shape (N,), optional

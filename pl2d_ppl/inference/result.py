@@ -16,6 +16,8 @@ from pl2d_ppl.inference.compiled import CompiledFit
 
 __all__ = ["FitResult", "Prediction"]
 
+LOSSES = ("loss", "validation_loss")
+
 Status = Literal["started", "completed", "stopped_early", "interrupted"]
 
 
@@ -100,6 +102,17 @@ class FitResult:
             "started",
             example,
         )
+
+    def __repr__(self) -> str:
+        """Tell how the fit went; its parameters would be pages of numbers."""
+        runs = f", runs={np.shape(self.best_loss)}" if np.ndim(self.best_loss) else ""
+        losses = {
+            name: np.asarray(self.history[name][-1], float).round(4)
+            for name in LOSSES
+            if len(self.history.get(name, ()))
+        }
+        told = "".join(f", {name}={value}" for name, value in losses.items())
+        return f"FitResult(status={self.status!r}, epoch={self.epoch}{runs}{told})"
 
     def replace(self, **changes: Any) -> "FitResult":
         """Return a copy with some fields changed."""

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from numpyro.handlers import seed, trace
 from numpyro.infer.util import log_density
-from oracles import prob_l2d_closed_form
+from oracles.prob_l2d import prob_l2d_closed_form
 from programs import Table, random_l2d
 from scipy.special import expit, logit, logsumexp, softmax
 
@@ -346,7 +346,7 @@ def test_a_batch_of_runs_on_a_frozen_classifier_equals_single_runs(case):
 
 
 @pytest.mark.slow
-def test_naive_is_the_posterior_of_a_gate_without_those_who_are_missing(precision):
+def test_naive_is_the_posterior_of_a_gate_without_those_who_are_missing(float64):
     problem = random_l2d(3, num_items=24, num_experts=3)
     gate, beliefs, *data = problem.arrays()
     model = partial(naive_l2d, gating=Table(gate), classifier=Table(beliefs[:, -1]))
@@ -357,10 +357,10 @@ def test_naive_is_the_posterior_of_a_gate_without_those_who_are_missing(precisio
     for i, said in enumerate(problem.said):
         g = problem.gate_probs[i] * (np.append(said[:-1], 0) >= 0)
         item = prob_l2d_closed_form(g, problem.belief_probs[i], said, problem.y[i], 1e-3, problem.belief_probs[i, -1])
-        np.testing.assert_allclose(q[i], item["z"], rtol=precision.rtol, atol=1e-12)
+        np.testing.assert_allclose(q[i], item["z"], rtol=float64.rtol, atol=1e-12)
         observed = said >= 0
         expected += item["log_evidence"] - np.log(problem.belief_probs[i][observed, said[observed]]).sum()
-    np.testing.assert_allclose(evidence, expected, rtol=precision.rtol)
+    np.testing.assert_allclose(evidence, expected, rtol=float64.rtol)
 
 
 # A Frozen classifier in the programs with latent sites

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from scipy import stats
+from scipy.special import log_softmax
 
 from pl2d_ppl.baselines import population
 from pl2d_ppl.baselines.ea_l2d import beta_representation
 from pl2d_ppl.baselines.fuzzy import fuzzy_partition
 from pl2d_ppl.baselines.l2d_pop import PopulationL2D, train_l2d_pop
 from pl2d_ppl.clusters.agreement import partition_scores
-from pl2d_ppl.networks import MLP
 
 pytestmark = pytest.mark.exhaustive  # a compilation for nearly every test: `make check` is to take three minutes
 
@@ -223,96 +223,75 @@ def test_people_do_not_depend_on_order_or_on_what_is_missing():
 
 
 def surrogate(class_logits, deferral_logits, annotations, y):
-    """The published loss, pair by pair."""
+    """The published loss, pair by pair, in float64."""
     people = []
     for m in range(annotations.shape[1]):
         terms = []
         for i in range(len(y)):
             if annotations[i, m] < 0 or y[i] < 0:
                 continue
-            p = np.exp(np.append(class_logits[i], deferral_logits[i, m]))
-            p /= p.sum()
-            terms.append(-np.log(p[y[i]]) - (annotations[i, m] == y[i]) * np.log(p[-1]))
+            log_p = log_softmax(np.append(class_logits[i], deferral_logits[i, m]))
+            terms.append(-log_p[y[i]] - (annotations[i, m] == y[i]) * log_p[-1])
         people += [np.mean(terms)] if terms else []
     return np.mean(people)
 
 
-def test_loss_is_that_of_the_paper_on_what_is_annotated(float64):
-    rng = np.random.default_rng(0)
-    _, annotations, y = simulate(3, [0.1, 0.6, 0.3], 12)
-    annotations[:, 2] = -1  # nobody's mean is over nothing
+ROWS, CONTEXT = 5, 8
+STEPS = jnp.arange(6)
+
+
+def drawn(data, step):
+    """Target items, and everybody's context items, of a step."""
+    of_rows, of_context = jax.random.split(jax.random.fold_in(jax.random.key(1), step))
+    rows = data["targets"][jax.random.randint(of_rows, (ROWS,), 0, data["num_targets"])]
+    places = jax.random.randint(of_context, (len(data["contexts"]), CONTEXT), 0, data["num_contexts"][:, None])
+    return np.asarray(rows), np.take_along_axis(np.asarray(data["contexts"]), np.asarray(places), 1)
+
+
+def losses(sizes, data, steps=STEPS):
+    """Losses of steps that change nothing."""
+    carry = population.start(sizes, jax.random.key(0))
+    return population.train_steps(sizes, CONTEXT, ROWS, 0.0, jax.random.key(1), data, carry, steps)[1]
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0, 500.0], ids=["own classifier", "yours", "yours, of large logits"])
+def test_loss_is_that_of_the_paper_on_what_is_annotated(scale):
+    x, annotations, y = simulate(3, [0.1, 0.6, 0.3], 30)
     y[:2] = -1
-    logits, deferral = rng.normal(0, 3, (12, C)), rng.normal(0, 3, (12, 3))
-    loss = jax.value_and_grad(population._surrogate_loss, argnums=(0, 1))
-    value, (_, of_deferral) = loss(jnp.asarray(logits), jnp.asarray(deferral), annotations, y)
-    np.testing.assert_allclose(value, surrogate(logits, deferral, annotations, y), rtol=1e-10)
-    used = (annotations >= 0) & (y >= 0)[:, None]
-    np.testing.assert_array_equal(np.asarray(of_deferral) != 0, used)
-    step = 1e-6 * rng.standard_normal(deferral.shape)
-    difference = (
-        surrogate(logits, deferral + step, annotations, y) - surrogate(logits, deferral - step, annotations, y)
-    ) / 2
-    np.testing.assert_allclose((of_deferral * step).sum(), difference, rtol=1e-4)
-
-
-def test_loss_bears_large_logits():
-    loss = population._surrogate_loss(jnp.array([[500.0, 0.0]]), jnp.array([[-500.0]]), np.array([[0]]), np.array([0]))
-    assert loss == 1000
-
-
-def test_a_step_evaluates_every_network_once(monkeypatch):
-    x, annotations, y = simulate(0, [0.1, 0.6], 30)
     data = {"x": jnp.asarray(x), **population.tables(annotations, y)}
-    net, calls, call = network(), [], MLP.__call__
-    monkeypatch.setattr(MLP, "__call__", lambda self, rows: calls.append(len(rows)) or call(self, rows))
-    rows, context = population._draw(jax.random.key(0), data, 8, 5)
-    value = population._objective(net, data, rows, context)
-    assert calls == [5 + 2 * 8, 2 * 8, 5, 5 * 2]  # features of all, contexts, classes, deferral
-    monkeypatch.undo()
-    people = [
-        net.represent(net.features(x[c])[None], annotations[c, m][None], y[c][None]) for m, c in enumerate(context)
-    ]
-    features = net.features(x[rows])
-    deferral = np.column_stack([net.defer(features, psi) for psi in people])
-    expected = surrogate(np.asarray(net.classifier(features), float), deferral, annotations[rows], y[rows])
-    np.testing.assert_allclose(value, expected, rtol=1e-4)
-
-
-def test_class_logits_of_yours_take_the_place_of_a_classifier():
-    x, annotations, y = simulate(0, [0.1, 0.6], 30)
-    yours = np.random.default_rng(0).normal(0, 2, (30, C)).astype(np.float32)
-    data = {"x": jnp.asarray(x), "class_logits": jnp.asarray(yours), **population.tables(annotations, y)}
-    net = PopulationL2D(6, C, (7, 5), 3, 2, False, rngs=nnx.Rngs(0))
-    assert net.classifier is None
-    rows, context = population._draw(jax.random.key(0), data, 8, 5)
-    value = population._objective(net, data, rows, context)
-    said, truth = np.take_along_axis(annotations.T, np.asarray(context), 1), y[context]
-    psi = net.represent(net.features(x[context].reshape(-1, 6)).reshape(2, 8, -1), said, truth)
-    deferral = np.asarray(net.defer(net.features(x[rows]), psi), float)
-    np.testing.assert_allclose(value, surrogate(yours[rows], deferral, annotations[rows], y[rows]), rtol=1e-4)
+    yours = np.float32(scale * np.random.default_rng(0).normal(0, 1, (30, C)))
+    if scale:
+        data["class_logits"] = jnp.asarray(yours)
+    sizes = (6, C, (7, 5), 3, 2, not scale)
+    params, _ = population.start(sizes, jax.random.key(0))
+    net = nnx.merge(population.structure(sizes), params)
+    assert (net.classifier is None) == bool(scale)
+    features, expected = net.features(x), []
+    for step in STEPS:
+        rows, context = drawn(data, step)
+        people = [net.represent(features[c][None], annotations[c, m][None], y[c][None]) for m, c in enumerate(context)]
+        deferral = np.column_stack([net.defer(features[rows], psi) for psi in people])
+        logits = yours if scale else np.asarray(net.classifier(features))
+        expected.append(surrogate(logits[rows].astype(float), deferral.astype(float), annotations[rows], y[rows]))
+    np.testing.assert_allclose(losses(sizes, data), expected, rtol=1e-4)
 
 
 def test_context_passes_no_gradient_to_its_features():
     x, annotations, y = simulate(0, [0.1, 0.6], 30, missing=0)
     tables = population.tables(annotations, y)
-    rows, context = jnp.arange(5), jnp.arange(5, 25).reshape(2, 10)
-    net = network()
-    loss = jax.jit(lambda x: population._objective(net, {"x": x, **tables}, rows, context))
-    gradient = jax.grad(loss)(jnp.asarray(x))
-    np.testing.assert_array_equal(np.abs(gradient).max(1) > 0, np.arange(30) < 5)
+    loss = jax.grad(lambda x: losses((6, C, (7, 5), 3, 2, True), {"x": x, **tables}, STEPS[:1])[0])
+    of_items = np.abs(loss(jnp.asarray(x))).max(1) > 0
+    np.testing.assert_array_equal(of_items, np.isin(np.arange(30), drawn(tables, 0)[0]))
 
 
-def test_only_what_has_annotation_and_truth_is_drawn():
+def test_only_what_has_annotation_and_truth_may_be_drawn():
     _, annotations, y = simulate(4, [0.1, 0.6, 0.3], 40, missing=0.8)
     y[:5] = -1
     tables = population.tables(annotations, y)
-    rows, context = population._draw(jax.random.key(0), tables, 3000, 3000)
     usable = (annotations >= 0) & (y >= 0)[:, None]
-    for m, drawn in enumerate([*context, rows]):
-        allowed = usable[:, m] if m < 3 else usable.any(1)
-        shares = np.bincount(drawn, minlength=40) / 3000
-        assert (shares[~allowed] == 0).all()
-        np.testing.assert_allclose(shares[allowed], 1 / allowed.sum(), atol=0.04)
+    assert set(tables["targets"][: tables["num_targets"]].tolist()) == set(np.flatnonzero(usable.any(1)))
+    for m, (items, number) in enumerate(zip(tables["contexts"], tables["num_contexts"], strict=True)):
+        assert set(items[:number].tolist()) == set(np.flatnonzero(usable[:, m]))
 
 
 # L2D-Pop: training
@@ -444,8 +423,7 @@ def test_a_diverging_loss_is_an_error():
         ({"learning_rate": np.nan}, "learning_rate to be positive"),
     ],
 )
-def test_bad_training(changes, message, monkeypatch):
-    monkeypatch.setattr(population, "start", None)  # nothing may be compiled
+def test_bad_training(changes, message):
     data = {"rng_key": jax.random.key(0), "x": np.zeros((2, 1)), "annotations": [[0], [1]], "y": [0, 1]}
     with pytest.raises(ValueError, match=message):
         train_l2d_pop(**(data | {"num_categories": C} | changes))

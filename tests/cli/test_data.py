@@ -1,14 +1,11 @@
 """``pl2d data``, and data of every format for the other commands."""
 
 import json
-import re
 
-import jax
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from cases.command import pl2d, plain, read, refused
 
-from pl2d_ppl.cli.app import app
 from pl2d_ppl.cli.reading import read_inputs
 from pl2d_ppl.data import Annotated, read_data, write_data
 from pl2d_ppl.data.files.formats import digest
@@ -17,26 +14,9 @@ LONG = "item,rater,label,gold\na,ann,cat,cat\na,bob,dog,cat\nb,ann,dog,dog\nc,bo
 FIELDS = ("x", "y", "annotations", "group", "coarse", "counts", "items", "classes", "annotators")
 
 
-def pl2d(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
-
-
-def plain(text):
-    """Text without colours and frames, its words separated by one blank."""
-    return re.sub(r"[\s│╭╮╰╯─]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
-
-
 def done(result):
     assert result.exit_code == 0, result.output
     return plain(result.stdout)
-
-
-def refused(result, *words):
-    """Assert that a command ended with one message, and no traceback."""
-    assert result.exit_code == 2, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    for word in words:
-        assert word in plain(result.output), result.output
 
 
 def toy(num_items=30):
@@ -223,19 +203,8 @@ def test_help():
 
 # --- the other commands ---
 
-TINY = ["--steps", "2", "--batch-size", "16", "--coverages", "1", "--method", "naive"]
-
-
-@pytest.fixture
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_compilation")
 def test_a_table_is_fitted_and_predicted(folder, tmp_path):
     done(pl2d("fit", folder / "toy.csv", "--out", tmp_path / "fit", "--epochs", 1))
     (tmp_path / "new.csv").write_text("item,x_0,x_1,x_2\nu,1,0,0\nv,0,0,1\n")
@@ -256,18 +225,12 @@ def test_inputs_of_predictions_need_no_labels(folder, tmp_path):
         read_inputs(folder / "json")
 
 
-def test_reports_are_of_the_file(folder, tmp_path, monkeypatch):
-    def row(key, train, test, coverages, **options):
-        points = {f"{n}{s}": [0.5] for n in ("coverage", "accuracy") for s in ("", "_offset")}
-        points |= {"judged": [1.0], "judged_offset": [1.0]}
-        shares = {f"workload{s}": [[1 / 3] * 3] for s in ("", "_offset")}
-        ends = {"area": 50.0, "area_offset": 50.0, "ai_accuracy": 0.5, "expert_accuracy": [0.5, 0.5], "seconds": 1.0}
-        return {**points, **shares, **ends}
-
-    monkeypatch.setattr("pl2d_ppl.experiments.seeds.coverage_curve", row)
+@pytest.mark.filterwarnings("default:.*of the decisions can be judged")
+def test_reports_are_of_the_file(folder, tmp_path):
+    tiny = ["--steps", 2, "--batch-size", 8, "--coverages", ".5", "--method", "two-stage"]
     for name in ("toy.npz", "toy.parquet", "toy.nc", "toy.csv"):
-        done(pl2d("curve", folder / name, *TINY, "--out", tmp_path / name))
-        report = json.loads((tmp_path / name / "report.json").read_text())
+        done(pl2d("curve", folder / name, *tiny, "--out", tmp_path / name))
+        report = read(tmp_path / name)
         assert (report["data"], report["sha256"]) == (name, digest(folder / name))
 
 

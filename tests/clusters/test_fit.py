@@ -171,7 +171,7 @@ run = partial(CliRunner().invoke, app)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default::UserWarning")  # the command prints it
-@pytest.mark.parametrize("vote_model", ["urn", "lda"])
+@pytest.mark.parametrize("vote_model", [pytest.param("urn", marks=pytest.mark.exhaustive), "lda"])
 def test_command_writes_what_it_prints(tmp_path, vote_model):
     x, votes, _ = votes_data(num_items=120)
     annotations = np.pad(votes[:, :2], ((0, 0), (0, 1)), constant_values=-1)
@@ -202,7 +202,7 @@ def test_command_writes_what_it_prints(tmp_path, vote_model):
         (["--k", "2"], "two or more increasing numbers of clusters"),
         (["--k", "3,2"], "increasing"),
         (["--k", "a"], "whole numbers"),
-        (["--test-share", "1"], "between 0 and 1"),
+        pytest.param(["--test-share", "1"], "between 0 and 1", marks=pytest.mark.slow),
     ],
 )
 def test_command_refuses_before_the_work(tmp_path, options, message):

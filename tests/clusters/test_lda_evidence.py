@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import lda_log_evidence
+from oracles.lda import lda_log_evidence
 from scipy.special import gammaln, log_softmax, logsumexp, roots_jacobi
 
 from pl2d_ppl.clusters.lda_evidence import evidence_states, lda_evidence
@@ -110,10 +110,10 @@ def test_no_votes_and_no_items():
     assert lda_evidence(votes[:0], log_h[:0], 2.0).shape == (0,)
 
 
-def test_chunks_are_the_same_as_items(monkeypatch):
-    votes, log_h = problem(19, 4, 2)
-    expected = [lda_log_evidence(log_h[i][:, row].T, [5.0, 5.0]) for i, row in enumerate(votes)]
-    monkeypatch.setattr("pl2d_ppl.clusters.lda_evidence.CHUNK", 1)  # eight items at least are one
+def test_chunks_are_the_same_as_items(float64):
+    """Of so many votes, nine items are a chunk, and the last chunk is not full."""
+    votes, log_h = problem(19, 55, 3)
+    expected = [by_quadrature(row, log_h[i], [5.0] * 3) for i, row in enumerate(votes)]
     np.testing.assert_allclose(lda_evidence(votes, log_h, 5.0), expected, rtol=1e-5)
 
 

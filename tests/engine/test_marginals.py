@@ -9,7 +9,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.handlers import mask, seed
-from oracles import brute_force, enumerate_prob_l2d, generic_mean_field
+from oracles.discrete import brute_force, generic_mean_field
+from oracles.prob_l2d import enumerate_prob_l2d
 from programs import EDIT_SITES, edited_l2d, edited_log_joint, edited_start, random_l2d, table_model
 from scipy.special import softmax
 

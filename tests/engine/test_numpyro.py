@@ -1,45 +1,48 @@
-"""Private names of NumPyro that the library touches: each test fails when one of them moves."""
+"""What the library changes in NumPyro while it reads a program: each test fails when something of it moves."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.contrib.funsor import enum, plate_to_enum_plate
+import pytest
+from numpyro.contrib.funsor import plate_to_enum_plate
+from numpyro.infer import TraceEnum_ELBO
+from programs import ENUMERATE
 
-from pl2d_ppl.engine._numpyro import enumerated_plates, given_mask, given_masks, own_dimensions
+from pl2d_ppl.engine.marginals import log_evidence
+from pl2d_ppl.guides.exact import exact
 
 
-def test_plates_may_be_nested_and_are_restored():
-    plain = numpyro.plate("item", 2)
-    with enumerated_plates():
-        with enumerated_plates():
-            assert type(numpyro.plate("item", 2)) is not type(plain)
-        assert type(numpyro.plate("item", 2)) is not type(plain)
-    assert type(numpyro.plate("item", 2)) is type(plain)
+def program(valid):
+    """Two items, of which some are masked."""
+    with numpyro.plate("item", 2), numpyro.handlers.mask(mask=jnp.array(valid)):
+        z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])), infer=dict(ENUMERATE))
+        numpyro.sample("y", dist.Bernoulli(jnp.array([0.1, 0.6])[z]), obs=jnp.ones(2))
+
+
+EVIDENCE = np.log(0.3 * 0.1 + 0.7 * 0.6)
+
+
+def test_numpyro_is_as_before_when_a_program_has_been_read_or_refused():
+    before = type(numpyro.plate("item", 2)), dist.MaskedDistribution.__init__
+    np.testing.assert_allclose(log_evidence(program)((True, False)), EVIDENCE, rtol=1e-5)
+    with pytest.raises(ValueError, match="without a value"):
+        log_evidence(lambda: numpyro.sample("w", dist.Normal()))()
+    assert (type(numpyro.plate("item", 2)), dist.MaskedDistribution.__init__) == before
+
+
+def test_a_guide_may_read_the_program_inside_numpyros_enumeration():
+    before = type(numpyro.plate("item", 2))
+    guide = exact(program, max_plate_nesting=1)
+    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(jax.random.key(0), {}, program, guide, (True, True))
+    np.testing.assert_allclose(loss, -2 * EVIDENCE, rtol=1e-5)
+    assert type(numpyro.plate("item", 2)) is before
 
 
 def test_numpyros_own_context_may_still_not_be_nested():
-    """When it may, `enumerated_plates` can go."""
+    """When it may, the library's own can go."""
     with plate_to_enum_plate():
         with plate_to_enum_plate():
             pass
         assert type(numpyro.plate("item", 2)).__module__ == "numpyro.primitives"
-
-
-def test_masks_are_kept_as_they_were_given():
-    narrow = jnp.array([True, False])
-    wide = dist.Normal(jnp.zeros((3, 2)), 1.0)
-    with given_masks():
-        assert given_mask(dist.MaskedDistribution(wide, narrow)) is narrow
-    assert given_mask(wide.mask(narrow)).shape == (3, 2)  # as NumPyro broadcasts it: else `given_masks` can go
-
-
-def test_an_inner_enumeration_has_dimensions_of_its_own():
-    def program():
-        with numpyro.handlers.seed(rng_seed=0), enum(first_available_dim=-1):
-            return numpyro.sample("z", dist.Categorical(jnp.ones(3) / 3), infer={"enumerate": "parallel"})
-
-    with own_dimensions():
-        outer = program()
-        with own_dimensions():
-            inner = program()
-        assert inner.shape == outer.shape == (3,)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import PROBLEM_KINDS, mean_kl, project_reference, random_problem
+from oracles.projection import mean_kl, project_reference
+from oracles.workload_problems import PROBLEM_KINDS, random_problem
 from scipy.special import log_softmax
 
 from pl2d_ppl.checks.bounds import check_bounds
@@ -128,9 +129,15 @@ def test_bounds_may_be_traced_and_batched():
     shares = jnp.array([0.05, 0.2, 0.5, 0.9])
     lower = jnp.stack([jnp.zeros(4), jnp.zeros(4), shares], axis=1)
     upper = jnp.stack([jnp.ones(4), jnp.ones(4), shares], axis=1)
-    compiled = jax.jit(lambda lower, upper: project(log_q, *check_bounds(lower, upper)))
+    traced = []
+
+    @jax.jit
+    def compiled(lower, upper):
+        traced.append(lower)
+        return project(log_q, *check_bounds(lower, upper))
+
     single = [compiled(low, up) for low, up in zip(lower, upper, strict=True)]
-    assert compiled._cache_size() == 1
+    assert len(traced) == 1
     batched = jax.jit(jax.vmap(partial(project, log_q)))(lower, upper)
     for i, one in enumerate(single):
         np.testing.assert_allclose(one.mean[2], shares[i], atol=1e-5)

@@ -19,7 +19,8 @@ from flax import nnx
 from numpyro.contrib.module import nnx_module, random_nnx_module
 from numpyro.handlers import block
 from numpyro.infer.autoguide import AutoDelta, AutoNormal
-from oracles import enumerate_prob_l2d, project_reference
+from oracles.prob_l2d import enumerate_prob_l2d
+from oracles.projection import project_reference
 from programs import mlp_model, random_batch, random_l2d, table_model
 from scipy.special import log_softmax, logsumexp
 
@@ -180,6 +181,7 @@ def test_networks_are_the_trained_ones_in_evaluation_mode():
     xr.testing.assert_allclose(chunked["marginals"].to_dataset(), tree["marginals"].to_dataset())
 
 
+@pytest.mark.slow
 def test_without_truth_the_posterior_is_the_gate():
     data = random_batch(0)
     model = mlp_model(3, 2, 3)
@@ -225,6 +227,7 @@ def test_dimensions_and_names(small):
     assert all("sample_dims" not in group.attrs for group in tree.subtree)
 
 
+@pytest.mark.slow
 def test_default_names_and_other_dimensions(small):
     data, result, _ = small
     tree = to_datatree(jax.random.key(1), result, data, num_samples=2, dims={"z_probs": ["item", "decider"]})
@@ -327,6 +330,7 @@ def test_loo_with_a_posterior_over_weights():
     assert "log_likelihood_left_out" not in tree.attrs
 
 
+@pytest.mark.slow
 def test_subsampled_plates_do_not_weigh_the_log_likelihood():
     data = weights_data()
     model = partial(weights_model, num_items=90)
@@ -349,6 +353,7 @@ def test_each_draw_of_weights_has_its_own_posterior_of_items(guide_of):
     assert abs(slope) < 6 * 0.5 * by_ai.std() / np.sqrt(z.size)
 
 
+@pytest.mark.slow
 def test_no_log_likelihood_of_point_estimates():
     data = weights_data()
     delta = ready(AutoDelta(block(weights_model, hide=["z"])), data)
@@ -359,6 +364,7 @@ def test_no_log_likelihood_of_point_estimates():
         assert "point estimates" in tree.attrs["log_likelihood_left_out"]
 
 
+@pytest.mark.slow
 def test_no_log_likelihood_under_a_workload():
     data = weights_data()
     guide = workload(by_hand_guide(data), "z", [0, 0.6], [1, 1])
@@ -368,6 +374,7 @@ def test_no_log_likelihood_under_a_workload():
     assert float(tree["marginals"]["z_probs"][:, 1].mean()) == pytest.approx(0.6, abs=0.01)
 
 
+@pytest.mark.slow
 def test_refusals():
     data = random_batch(0)
     model = mlp_model(3, 2, 3)
@@ -396,6 +403,7 @@ def test_refusals():
         to_datatree(key, result, data, coords={"expert": ["Ann", "AI"]}, num_samples=2)
 
 
+@pytest.mark.slow
 def test_import_needs_no_arviz():
     unwanted = "('arviz', 'arviz_base', 'xarray')"
     code = f"import sys, pl2d_ppl.inference.arviz; sys.exit(any(m in sys.modules for m in {unwanted}))"

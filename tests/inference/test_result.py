@@ -74,6 +74,7 @@ def test_predictions_are_those_of_the_networks(single, num_items):
     np.testing.assert_array_equal(prediction.decision, prediction.gate.argmax(-1))
 
 
+@pytest.mark.slow
 def test_predictions_of_a_batch_are_those_of_its_runs(batched):
     prediction = batched.predict(X)
     assert [a.shape for a in (*prediction, prediction.decision)] == [(3, 40, 3), (3, 40, 5), (3, 40)]
@@ -152,6 +153,12 @@ def test_a_program_without_the_sites_says_so():
     result = fit(KEY, bare, guide, data, optax.sgd(0.1), epochs=1, batch_size=10, progress=False)
     with pytest.raises(ValueError, match="gate_logits"):
         result.predict(X)
+
+
+def test_a_fit_shows_how_it_went_in_a_line(single, batched):
+    assert repr(single).startswith(f"FitResult(status='completed', epoch={single.epoch}, loss=")
+    assert f"runs={batched.best_loss.shape}" in repr(batched)
+    assert all("\n" not in repr(fitted) for fitted in (single, batched))
 
 
 def test_params_serve_the_model_of_the_fit(single):

@@ -170,6 +170,7 @@ def test_members_of_an_ensemble_draw_their_own_weights():
     assert not np.array_equal(kernels[1], kernels[2])
 
 
+@pytest.mark.slow
 def test_members_of_an_ensemble_drop_out_independently():
     ensemble = Ensemble(partial(MLP, 4, (64,), 3, dropout=0.5), 2, rngs=nnx.Rngs(0))
     for array in jax.tree.leaves(nnx.state(ensemble, nnx.Param)):

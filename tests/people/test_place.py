@@ -1,12 +1,10 @@
-"""Memberships of identified people, against quadrature, convex programs and simulation."""
+"""Posteriors of memberships of identified people, against quadrature and simulation."""
 
 import subprocess
 import sys
 import warnings
 from functools import partial
 
-import arviz as az
-import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,64 +12,24 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 import scipy.stats
-import xarray as xr
-from numpyro.contrib.module import nnx_module
-from numpyro.handlers import mask, seed
+from cases.people import UNEVEN, changed, likelihood_of, observe, problem, simulate
+from numpyro.handlers import seed
 from numpyro.infer import Predictive
-from oracles import lda_mean_field
-from scipy.special import betaln, expit, log_expit, log_softmax, softmax
+from scipy.special import betaln, expit, log_expit, softmax
 
-from pl2d_ppl.baselines.average_dirichlet import average_dirichlet
 from pl2d_ppl.distributions.categorical_mixture import CategoricalMixture
-from pl2d_ppl.models.annotator_lda import annotator_lda
 from pl2d_ppl.models.membership import membership
-from pl2d_ppl.networks import MLP, instantiate
-from pl2d_ppl.people.membership import Membership
-from pl2d_ppl.people.place import log_likelihood, maximise_membership, sample_membership
-from pl2d_ppl.people.simplex import LogRatio, ascend, em_step
+from pl2d_ppl.people.place import maximise_membership, sample_membership
 
 pytestmark = pytest.mark.exhaustive  # a compilation for nearly every test: `make check` is to take three minutes
 
+
 KEY = jax.random.key(0)
-
-
-def simulate(seed, num_items, omega, num_categories, missing=0.0, sharpness=0.3):
-    """What clusters say, exact in float32, and what people with memberships omega (M, K) say."""
-    rng = np.random.default_rng(seed)
-    omega = np.asarray(omega, float)
-    num_people, num_clusters = omega.shape
-    h = rng.dirichlet(np.full(num_categories, sharpness), (num_items, num_clusters))
-    h = np.float32(0.999 * h + 0.001 / num_categories)
-    probs = np.einsum("mk,nkc->nmc", omega, h.astype(float))
-    uniform = rng.random((num_items, num_people, 1)) * probs.sum(-1, keepdims=True)
-    said = (probs.cumsum(-1) > uniform).argmax(-1)
-    return h, np.where(rng.random(said.shape) < missing, -1, said)
-
-
-def likelihood_of(h, said):
-    """Probability of one person's annotations under each cluster, (n, K)."""
-    rows = np.flatnonzero(said >= 0)
-    return h[rows, :, said[rows]].astype(float)
-
-
-def objective(given, omega):
-    """Log-likelihood an annotation."""
-    return np.log(given @ omega).mean()
 
 
 def standard_error(placed):
     """Monte Carlo standard errors of posterior means, (K, M)."""
     return placed.draws.std((1, 2)).T / np.sqrt(placed.ess_bulk)
-
-
-def observe(omega, cluster_probs, annotations):
-    """The likelihood of `membership`, written as its docstring has it."""
-    with numpyro.plate("item", len(cluster_probs), dim=-1), mask(mask=annotations >= 0):
-        probs = jnp.einsum("k,nkc->nc", omega, cluster_probs)
-        numpyro.sample("said", dist.Categorical(probs=probs), obs=jnp.maximum(annotations, 0))
-
-
-# --- Programs and coordinates ---------------------------------------------------------------------
 
 
 def test_program_generates_what_its_docstring_says():
@@ -99,102 +57,6 @@ def test_mixture_is_the_categorical_of_the_mixed_probabilities(float64):
     slope = jax.grad(lambda w: CategoricalMixture(w, np.zeros((1, 3, 2))).mask(jnp.array([False])).log_prob(0).sum())
     assert impossible.log_prob(jnp.array([0])) == 0
     np.testing.assert_array_equal(slope(omega), 0)
-
-
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_log_ratios_are_coordinates_of_the_simplex(float64, size):
-    transform, x = LogRatio(), jnp.asarray(np.random.default_rng(size).standard_normal(size - 1))
-    omega = transform(x)
-    np.testing.assert_allclose(omega.sum(), 1)
-    np.testing.assert_allclose(transform.inv(omega), x, atol=1e-12)
-    _, volume = jnp.linalg.slogdet(jax.jacobian(lambda x: transform(x)[:-1])(x))
-    np.testing.assert_allclose(transform.log_abs_det_jacobian(x, omega), volume, atol=1e-12)
-
-
-# --- Maximum likelihood ---------------------------------------------------------------------------
-
-HARD_CASES = np.concatenate([np.eye(5)[:4], np.random.default_rng(0).dirichlet(np.full(5, 0.3), 8)])
-
-
-def by_cvxpy(given):
-    """The convex program, by an interior-point method."""
-    omega = cp.Variable(given.shape[1])
-    log_likelihood = cp.sum(cp.log(given @ omega)) / len(given)
-    problem = cp.Problem(cp.Maximize(log_likelihood), [omega >= 0, cp.sum(omega) == 1])
-    problem.solve(solver=cp.CLARABEL)
-    return np.maximum(omega.value, 0) / np.maximum(omega.value, 0).sum()
-
-
-def test_em_reaches_the_optimum_of_the_convex_program(precision):
-    """Within 1e-6 an annotation in float64, 3e-6 in float32, in which gradients are known to some 1e-7."""
-    h, said = simulate(2, 100, HARD_CASES, 4, missing=0.3)
-    h[:, 4] = h[:, 3]  # two clusters that are alike: a maximum that is not unique
-    said[10:, 5] = said[1:, 6] = -1  # few annotations; one
-    placed = maximise_membership(membership, h, said)
-    assert placed.probs.dtype == precision.name
-    assert (placed.gap <= 1e-6).all()
-    np.testing.assert_allclose(placed.probs.sum(0), 1, rtol=precision.rtol)
-    on_boundary = 0
-    for m in range(12):
-        given = likelihood_of(h, said[:, m])
-        best = by_cvxpy(given)
-        lack = objective(given, best) - objective(given, placed.probs[:, m].astype(float))
-        assert -1e-7 < lack < (1e-6 if precision.name == "float64" else 3e-6)
-        on_boundary += (best < 1e-6).any()
-    assert on_boundary >= 6
-
-
-def test_gap_bounds_what_is_missing(float64):
-    h, said = simulate(3, 100, HARD_CASES[4:], 4)
-    with pytest.warns(UserWarning, match=r"may rise by up to .* for 'person_"):
-        placed = maximise_membership(membership, h, said, max_steps=2)
-    for m in range(8):
-        given = likelihood_of(h, said[:, m])
-        lack = objective(given, by_cvxpy(given)) - objective(given, placed.probs[:, m])
-        assert lack <= placed.gap[m] + 1e-9
-
-
-def test_maximum_is_certified_on_many_problems(float64):
-    rng = np.random.default_rng(4)
-    given = rng.dirichlet(np.full(7, 0.1), (300, 60)) + 1e-9
-    given[::3, :, 0] = 0.5 * (given[::3, :, 1] + given[::3, :, 2])
-    start = jnp.full(7, 1 / 7)
-    solve = jax.jit(jax.vmap(lambda given: ascend(lambda omega: jnp.log(given @ omega).mean(), start, 1e-10, 100)))
-    omega, gap = solve(given)
-    assert (np.asarray(gap) <= 1e-10).all()
-    np.testing.assert_allclose(omega.sum(1), 1)
-
-
-def test_em_step_is_the_mean_responsibility(float64):
-    """Section 3 of the mathematics: pi_k <- mean_j pi_k h_k / sum pi h."""
-    h, said = simulate(5, 40, [[0.2, 0.3, 0.5]], 4, missing=0.3)
-    given = likelihood_of(h, said[:, 0])
-    data = (jnp.asarray(h, float), jnp.asarray(said[:, 0]))
-    omega = np.array([0.6, 0.3, 0.1])
-    for _ in range(5):
-        by_hand = np.zeros(3)
-        for row in given:
-            by_hand += omega * row / (omega @ row) / len(given)
-        slope = jax.grad(lambda w: log_likelihood(membership, data, w) / len(given))(jnp.asarray(omega))
-        np.testing.assert_allclose(em_step(jnp.asarray(omega), slope), by_hand, rtol=1e-12)
-        assert objective(given, by_hand) > objective(given, omega)
-        omega = by_hand
-
-
-def test_likelihood_may_be_edited():
-    """A person who says anything at random once in five times; the prior plays no part."""
-
-    def careless(cluster_probs, annotations):
-        omega = numpyro.sample("membership", dist.Dirichlet(jnp.full(3, 9.0)))
-        observe(omega, 0.8 * cluster_probs + 0.2 / 4, annotations)
-
-    h, said = simulate(6, 80, [[0.0, 0.3, 0.7]], 4)
-    placed = maximise_membership(careless, h, said)
-    given = 0.8 * likelihood_of(h, said[:, 0]) + 0.05
-    assert abs(objective(given, by_cvxpy(given)) - objective(given, placed.probs[:, 0])) < 3e-6
-
-
-# --- Posterior ------------------------------------------------------------------------------------
 
 
 def logistic_normal(cluster_probs, annotations):
@@ -346,94 +208,6 @@ def test_people_of_one_length_share_a_compilation():
     assert maximum.num_annotations == 12
 
 
-# --- Average of Dirichlet posteriors --------------------------------------------------------------
-
-
-NETWORK = partial(MLP, 2, (), (3, 4))
-
-
-def small_lda(x, votes, *, alpha):
-    """Votes of three clusters for four categories."""
-    logits = nnx_module("clusters", instantiate(NETWORK))(x)
-    with numpyro.plate("item", len(x), dim=-2):
-        u = numpyro.sample("u", dist.Dirichlet(jnp.asarray(alpha)))
-        with numpyro.plate("vote", votes.shape[1], dim=-1), mask(mask=votes >= 0):
-            z = numpyro.sample("z", dist.Categorical(u), infer={"enumerate": "parallel"})
-            given = dist.Categorical(logits=logits[jnp.arange(len(x))[:, None], z])
-            numpyro.sample("vote_value", given, obs=jnp.maximum(votes, 0))
-
-
-def lda_problem():
-    """Inputs, parameters, ln h of every item, and annotations of three people, of whom the last said nothing."""
-    rng = np.random.default_rng(30)
-    x, said = rng.standard_normal((30, 2)), rng.integers(-1, 4, (30, 3))
-    said[:, 2] = -1
-    weights = {"kernel": 2 * rng.standard_normal((2, 12)), "bias": rng.standard_normal(12)}
-    log_h = log_softmax((x @ weights["kernel"] + weights["bias"]).reshape(30, 3, 4), -1)
-    params = {"clusters$params": {"hidden": {}, "readout": jax.tree.map(jnp.asarray, weights)}}
-    return x, params, log_h, said
-
-
-@pytest.mark.parametrize(
-    ("model", "batch_size"),
-    [
-        (small_lda, 4096),
-        pytest.param(small_lda, 16, marks=pytest.mark.exhaustive),
-        pytest.param(partial(annotator_lda, clusters=NETWORK), 4096, marks=pytest.mark.exhaustive),
-    ],
-)
-def test_average_dirichlet_is_the_mean_of_the_hand_written_updates(float64, model, batch_size):
-    """Equations B.13 and B.16 for every item with the person's single vote; then the mean of rho."""
-    alpha = np.array([2.0, 3.0, 0.5])
-    x, params, log_h, said = lda_problem()
-    program = partial(model, alpha=alpha)
-    with pytest.warns(UserWarning, match="none of 'person_2': their membership is the mean of the prior"):
-        placed = average_dirichlet(
-            program, params, x, said, tolerance=0.0, max_sweeps=400, batch_size=batch_size, clusters="abc"
-        )
-    for m in range(2):
-        rows = np.flatnonzero(said[:, m] >= 0)
-        rho = [lda_mean_field(log_h[i, :, said[i, m]][None], alpha, 400, rho_init=alpha)[1] for i in rows]
-        np.testing.assert_allclose(placed.probs[:, m], np.mean(rho, 0) / np.mean(rho, 0).sum(), rtol=1e-9)
-    np.testing.assert_allclose(placed.probs[:, 2], alpha / alpha.sum(), rtol=1e-12)
-    assert placed.clusters == ("a", "b", "c")
-    assert placed.method == "average-dirichlet"
-    assert placed.num_annotations.tolist() == [*(said[:, :2] >= 0).sum(0), 0]
-
-
-def test_average_dirichlet_refuses_what_does_not_fit():
-    x, params, _, said = lda_problem()
-    program = partial(small_lda, alpha=np.ones(3))
-    with pytest.raises(
-        ValueError, match=r"labels in -1..3, .* found 4 at item 7, by 'b' .* map labels to these categories"
-    ):
-        average_dirichlet(program, params, x, changed(said, (7, 1), 4), people="abc")
-    with pytest.raises(ValueError, match=r"annotations of shape \(30, M\)"):
-        average_dirichlet(program, params, x, said[:7])
-    with pytest.raises(ValueError, match="at least one as max_sweeps, found 0"):
-        average_dirichlet(program, params, x, said, max_sweeps=0)
-    with pytest.raises(ValueError, match="finite values in x"):
-        average_dirichlet(program, params, changed(x, 0, np.inf), said)
-    with pytest.raises(ValueError, match="Dirichlet site 'u'"):
-        average_dirichlet(lambda x, votes: numpyro.sample("v", dist.Normal()), {}, x, said)
-
-
-# --- What goes in ---------------------------------------------------------------------------------
-
-
-UNEVEN = (1.0, 2.0, 5.0)
-
-
-def problem():
-    return simulate(40, 10, np.full((2, 3), 1 / 3), 4)
-
-
-def changed(array, index, value):
-    array = array.copy()
-    array[index] = value
-    return array
-
-
 BAD_INPUT = {
     "logits": (lambda h, a: (np.log(h), a), r"sum to one over C, found .* with sum .* at N = 0, K = 0.*not logits"),
     "negative": (
@@ -522,23 +296,6 @@ def test_programs_that_do_not_fit_are_refused():
         maximise_membership(noisy, *problem())
 
 
-def test_the_maximum_of_a_person_without_annotations_is_the_mean_of_the_prior():
-    h, said = problem()
-    said[:, 1] = -1
-    with pytest.warns(UserWarning, match="none of 'b': their membership is the mean of its Dirichlet prior"):
-        placed = maximise_membership(partial(membership, concentration=UNEVEN), h, said, people="ab")
-    np.testing.assert_allclose(placed.probs[:, 1], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
-    assert placed.num_annotations.tolist() == [10, 0]
-
-    def undirected(cluster_probs, annotations):
-        z = numpyro.sample("z", dist.Normal(jnp.arange(3.0), 1.0).to_event(1))
-        observe(numpyro.deterministic("membership", jax.nn.softmax(z)), cluster_probs, annotations)
-
-    with pytest.warns(UserWarning, match="equal memberships"):
-        placed = maximise_membership(undirected, h, said)
-    np.testing.assert_allclose(placed.probs[:, 1], 1 / 3, rtol=1e-6)
-
-
 @pytest.mark.exhaustive
 def test_the_posterior_of_a_person_without_annotations_is_the_prior():
     h, said = problem()
@@ -552,74 +309,6 @@ def test_the_posterior_of_a_person_without_annotations_is_the_prior():
 def test_chains_that_did_not_converge_are_named():
     with pytest.warns(UserWarning, match=r"chains that converge, found some that do not for 'person_\d'"):
         sample_membership(KEY, membership, *problem(), num_warmup=1, num_samples=10)
-
-
-# --- What comes out -------------------------------------------------------------------------------
-
-
-def drawn(people, seed=50, num_draws=40):
-    draws = np.random.default_rng(seed).dirichlet(np.ones(3), (len(people), 2, num_draws))
-    count = np.arange(len(people))
-    return Membership(draws.mean((1, 2)).T, 10 + count, tuple(people), ("x", "y", "z"), "nuts", draws, count)
-
-
-def test_soft_hard_and_intervals():
-    placed = drawn("abcd")
-    np.testing.assert_array_equal(placed.soft, placed.probs)
-    assert placed.hard.shape == (3, 4)
-    np.testing.assert_array_equal(placed.hard.sum(0), 1)
-    np.testing.assert_array_equal(placed.hard.argmax(0), placed.assignment)
-    np.testing.assert_array_equal(placed.assignment, placed.soft.argmax(0))
-    interval = placed.interval(0.5)
-    assert interval.shape == (3, 4, 2)
-    np.testing.assert_allclose(interval[1, 2], np.quantile(placed.draws[2, ..., 1], [0.25, 0.75]))
-    for probability in (0.0, 1.0, np.nan):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            placed.interval(probability)
-
-
-def test_estimates_have_no_intervals():
-    placed = Membership(np.eye(3)[:, :2], np.array([3, 4]), ("a", "b"), ("x", "y", "z"), "em", gap=np.zeros(2))
-    for ask in (placed.interval, lambda: placed.r_hat, lambda: placed.ess_bulk):
-        with pytest.raises(ValueError, match=r"Expected draws, found none: .* by em\. Use sample_membership"):
-            ask()
-    assert set(placed.to_datatree().children) == {"point"}
-
-
-def test_a_new_person_joins():
-    both = drawn("ab").join(drawn("c", seed=51))
-    assert both.people == ("a", "b", "c")
-    np.testing.assert_array_equal(both.probs, np.concatenate([drawn("ab").probs, drawn("c", seed=51).probs], 1))
-    assert both.draws.shape == (3, 2, 40, 3)
-    assert both.num_annotations.tolist() == [10, 11, 10]
-    assert both.num_divergences.tolist() == [0, 1, 0]
-    assert both.gap is None
-    em = Membership(np.eye(3)[:, :1], np.array([3]), ("c",), ("x", "y", "z"), "em", gap=np.zeros(1))
-    other_clusters = Membership(np.eye(2)[:, :1], np.array([3]), ("c",), ("x", "y"), "nuts")
-    for other, message in [
-        (drawn("b"), r"distinct names, one a person, found \['b'\]"),
-        (drawn("c", num_draws=30), r"as many chains and draws, found \(2, 40\) and \(2, 30\)"),
-        (em, "the same method, found 'nuts' and 'em'"),
-        (other_clusters, "the same clusters"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            drawn("ab").join(other)
-
-
-def test_tree_is_for_arviz_and_disk(tmp_path):
-    placed = drawn("abc")
-    tree = placed.to_datatree()
-    tree.to_netcdf(tmp_path / "membership.nc", engine="h5netcdf")
-    with xr.open_datatree(tmp_path / "membership.nc", engine="h5netcdf") as read:
-        for group in ("posterior", "point"):
-            assert tree[group].dataset.equals(read[group].dataset.load())
-        assert read.attrs["method"] == read["posterior"].attrs["method"] == "nuts"
-        of_b = read["posterior"]["membership"].sel(person="b", cluster="z")
-        np.testing.assert_array_equal(of_b, placed.draws[1, ..., 2])
-    summary = az.summary(tree, round_to="none")
-    np.testing.assert_allclose(summary.loc["membership[y, c]", "mean"], placed.probs[1, 2])
-    np.testing.assert_allclose(summary["r_hat"].to_numpy().reshape(3, 3), placed.r_hat)
-    np.testing.assert_allclose(summary["ess_bulk"].to_numpy().reshape(3, 3), placed.ess_bulk)
 
 
 def test_placing_imports_no_arviz_and_no_model():

@@ -59,7 +59,7 @@ def augment(
 
     Returns
     -------
-    array of float32, shape (N, *size, channels)
+    array of float32, shape (N, height, width, channels)
         Augmented images.
 
     Raises
@@ -96,7 +96,7 @@ def normalise(
 
     Returns
     -------
-    array of float32, shape (N, *size, channels)
+    array of float32, shape (N, height, width, channels)
         The images.
 
     Raises

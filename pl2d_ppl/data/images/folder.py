@@ -23,7 +23,8 @@ class ImageFolder:
     Parameters
     ----------
     paths : iterable of path-like
-        The files, one per item. Missing files are noticed only when they are read; see :func:`check_images`.
+        The files, one per item. Missing files are noticed only when they are read; see
+        :func:`~pl2d_ppl.data.check_images`.
     root : path-like, optional
         Folder that relative paths start from; by default the working folder.
     mode : {"RGB", "L"}

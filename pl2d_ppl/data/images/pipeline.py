@@ -32,9 +32,10 @@ class ImagePipeline:
     data : Annotated
         Items whose ``x`` are images: a source, or an array of whole numbers 0..255.
     transforms : sequence of grain.transforms.Map or grain.transforms.RandomMap
-        Transforms of an item, in this order, such as :class:`Resize`, :class:`RandomCrop`, :class:`RandomFlip`,
-        :class:`~pl2d_ppl.data.RandAugment`, and finally :class:`Normalise`, without which images stay bytes. They take,
-        and return, a dict of ``x``, an image of shape (height, width, channels), and the `fields`.
+        Transforms of an item, in this order, such as :class:`~pl2d_ppl.data.Resize`,
+        :class:`~pl2d_ppl.data.RandomCrop`, :class:`~pl2d_ppl.data.RandomFlip`, :class:`~pl2d_ppl.data.RandAugment`, and
+        finally :class:`~pl2d_ppl.data.Normalise`, without which images stay bytes. They take, and return, a dict of
+        ``x``, an image of shape (height, width, channels), and the `fields`.
     batch_size : int
         Items per batch.
     epochs : int

@@ -28,7 +28,7 @@ def onboard_methods(
     rng_key : Array
         A typed key.
     place : Workplace
-        From :func:`open_workplace`.
+        From :func:`~pl2d_ppl.experiments.onboarding.workplace.open_workplace`.
     options : OnboardingOptions
         Settings.
     on_method : callable
@@ -59,7 +59,7 @@ def learn_and_join(name: str, rng_key: jax.Array, place: Workplace, options: Onb
     rng_key : Array
         A typed key; use the same key for all methods, so that networks of the same shape start alike.
     place : Workplace
-        From :func:`open_workplace`.
+        From :func:`~pl2d_ppl.experiments.onboarding.workplace.open_workplace`.
     options : OnboardingOptions
         Settings.
 

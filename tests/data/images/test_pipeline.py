@@ -102,6 +102,7 @@ def test_every_epoch_has_an_order_of_its_own():
     assert not np.array_equal(np.concatenate(other)[:20], items[1])  # the next seed is no later epoch
 
 
+@pytest.mark.slow
 def test_positions_are_uniform():
     batches = pipeline(dataclasses.replace(DATA, x=PIXELS), [], fields=("item",), batch_size=1, epochs=1100).dataset
     first = Counter(batches[NUM * epoch]["item"].item() for epoch in range(1100))

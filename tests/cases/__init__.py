@@ -1,0 +1,1 @@
+"""Problems and helpers that several files of tests share."""
