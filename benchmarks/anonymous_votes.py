@@ -1,10 +1,10 @@
-"""Real anonymous votes, CIFAR-10H: 10,000 images with some 51 votes each, train on 8,000.
+"""Real anonymous votes, CIFAR-10H: 10,000 images with about 51 votes each; training on 8,000.
 
     python benchmarks/anonymous_votes.py [--clusters 1,2,3,4] [--alphas 1,50] [--seeds 2] [--steps 600]
 
-Perplexity of the votes on the other 2,000 images, by the bound and, where it is feasible, by the exact evidence;
-against one cluster, and against the marginal distribution of labels. What the clusters are: how often each says what
-most people say, by category and by how much people agree on the image. Then the urn, whose truth is latent.
+Reports the perplexity of the votes on the other 2,000 images, by the bound and, if feasible, by the exact evidence,
+compared with one cluster and with the marginal distribution of labels. Describes the clusters by how often each agrees
+with the plurality, by category and by people's agreement on the image. Repeats this for the urn, whose truth is latent.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pl2d_ppl.clusters.perplexity import (
 )
 
 TRAIN = 8000
-STAFF = 200  # of some 2,500 people: enough that hardly anybody would vote twice; the urn's cost grows with its square
+STAFF = 200  # of about 2,500 people: few would vote twice; the urn's cost grows with its square
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def describe(runs: list, x: np.ndarray, counts: np.ndarray) -> None:
-    """How often the clusters of the first seed name the plurality category."""
+    """Print how often the clusters of the first seed name the plurality category."""
     plurality = counts.argmax(1)
     agreement = counts.max(1) / counts.sum(1)
     print("\nshare for the plurality: on all images, where .9 of the people agree or more, where fewer do; by category")

@@ -2,9 +2,9 @@
 
     python benchmarks/areas.py cifar100_features sleep_dodo cue_conflict [--seeds 3] [--steps 2000]
 
-The data lie in the folder that PL2D_DATA names (default ../shared/data). Of cifar100_features two superclass experts
-are simulated, each right on 10 superclasses and wrong half the time elsewhere; half of the training annotations are
-dropped everywhere.
+The data are in the folder that PL2D_DATA names (default ../shared/data). For cifar100_features, two superclass experts
+are simulated, each right on 10 superclasses and wrong half the time elsewhere. Half of the training annotations are
+dropped in all data sets.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What an epoch of the vote programs costs, against items N, votes L and clusters K; and the form of the votes.
+"""Cost of an epoch of the vote programs, by items N, votes L, clusters K, and the form of the votes.
 
     python benchmarks/cluster_cost.py [--repeats 3]
 
-Seconds an epoch once compiled (minimum over repeats): batch size 256, 128 features, C categories, a hidden layer of
-128. LDA of votes keeps a site for every vote; of counts the clusters are summed out by distinct category.
+Seconds per epoch after compilation (minimum over repeats): batch size 256, 128 features, C categories, a hidden layer
+of 128. With votes, LDA keeps a site for every vote; with counts, clusters are summed out per distinct category.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
         lda = partial(annotator_lda, clusters=partial(Ensemble, member, k), max_votes=num_votes)
         urn = partial(annotator_urn, truth=member, sizes=equal_sizes(max(num_votes, k), k), num_items=num_items)
         shared = AutoDelta(block(urn, hide=["y"]), init_loc_fn=init_to_mean)
-        with block(), seed(rng_seed=0):  # it keeps what it sees at first, which must not be traced
+        with block(), seed(rng_seed=0):  # it keeps the values of its first call, which must not be traced
             shared(x=x[:BATCH], counts=counts[:BATCH])
         found = (
             seconds(lda, mean_field(lda), {"x": x, "votes": jnp.asarray(votes)}, options.repeats),

@@ -1,4 +1,4 @@
-"""What helps to find real clusters in anonymous votes: each remedy by itself, at K = 3.
+"""Remedies for finding real clusters in anonymous votes: each remedy alone, at K = 3.
 
     python benchmarks/cluster_remedies.py digits cifar100_features [--seeds 3] [--items 20000] [--steps 1500]
 
@@ -42,7 +42,7 @@ class ConfusionHeads(nnx.Module):
 
 
 def lda(network, alphas, x, counts, key, steps) -> ClusterRun:
-    """LDA with some network, alpha changing from one part of the training to the next."""
+    """Fit LDA with a network; alpha changes from one part of the training to the next."""
     model = partial(annotator_lda, clusters=network, max_votes=len(RATES))
     guide = mean_field(model)
     held = len(x) // 10

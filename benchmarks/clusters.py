@@ -1,14 +1,15 @@
-"""Clusters found from anonymous votes, and who belongs to them: paper B's Table 1, and the alpha half of Table 2.
+"""Clusters found in anonymous votes, and their members: paper B's Table 1, and the alpha half of Table 2.
 
     python benchmarks/clusters.py digits cifar100_features [--seeds 5] [--clusters 3] [--contexts 10] [--mode nominal]
 
 Six people make instance-dependent errors, at nominal rates of 5, 5, 20, 20, 35 and 35 %, and vote anonymously on every
-training item. Each is then placed among the clusters by 100 annotations of items that were not trained on. Methods that
-cluster representations (L2D-Pop, EA-L2D; by fuzzy C-means) have the truth of these items besides, the others do not.
+training item. Each person is then placed among the clusters by 100 annotations of items outside the training part.
+Methods that cluster representations (L2D-Pop, EA-L2D; by fuzzy C-means) also see the truth of these items; the others
+do not.
 
 AMI, ARI: agreement of the partition with the three true pairs. Dissimilarity: mean of 1 - cosine between people. Gap:
-the largest difference between memberships within a pair. Accuracy: of the clusters' networks, mean. Perplexity: of
-held-out votes; exact evidence.
+the largest difference between memberships within a pair. Accuracy: mean over the clusters' networks. Perplexity:
+perplexity of held-out votes, by the exact evidence.
 """
 
 import argparse
@@ -43,7 +44,7 @@ PUBLISHED_ALPHA = "Table 2 (100 people), dissimilarity at alpha .1, .9, 2, 10, 5
 
 
 def load(name: str, seed: int, items: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Items in random order, standardised: digits as they come, CIFAR-100 as features."""
+    """Load items in random order, standardised: digits as pixels, CIFAR-100 as features."""
     if name == "digits":
         from sklearn.datasets import load_digits
 
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--items", type=int, default=20000, help="training items at most")
     parser.add_argument("--steps", type=int, default=1000, help="of the urn")
-    parser.add_argument("--lda-steps", type=int, default=400, help="of LDA, whose best epoch by validation comes early")
+    parser.add_argument("--lda-steps", type=int, default=400, help="steps of LDA, whose best epoch comes early")
     parser.add_argument("--mode", choices=("truncated", "nominal"), default="truncated")
     parser.add_argument("--clusters", type=int, nargs="+", default=(2, 3, 4, 5))
     parser.add_argument("--contexts", type=int, default=1, help="sets of 100 annotated items a seed")

@@ -1,10 +1,10 @@
-"""What a fit costs as the staff grows: 6, 100 and 1,000 people.
+"""Cost of a fit as the staff grows: 6, 100 and 1,000 people.
 
     python benchmarks/deferral_cost.py [--people 6 100 1000] [--items 128] [--steps 200]
 
-Items with 64 features and 10 categories that everybody annotated; three clusters; the gate a perceptron of 128 and 128.
-First: seconds of a fit with its compilation; again: of another one of the same shape; ms a step of it. One coverage.
-Memory: the peak of the process so far, so that only its growth from row to row means something.
+Everybody annotates all items, with 64 features and 10 categories; three clusters; the gate is a perceptron of 128 and
+128. First: seconds of a fit with its compilation. Again: seconds of another fit of the same shape, and ms per step. One
+coverage. Memory: the peak of the process so far, so that only its growth from row to row is meaningful.
 """
 
 import argparse

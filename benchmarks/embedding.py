@@ -1,9 +1,9 @@
-"""Features of EfficientNet-Lite0: images a second, and how good they are beside the published ones.
+"""Features of EfficientNet-Lite0: images per second, and quality compared with the published features.
 
-CIFAR-100 from the folder PL2D_DATA (default ../shared/data), whose features were computed elsewhere at 128 pixels: 128
-principal components, whitened. Prints the rates at which `pl2d_ppl.data.images.embedding` works; the accuracy of a
-logistic regression on its features, and on the published ones, of the same images; and how well the published features
-follow from ours, linearly.
+Uses CIFAR-100 from the folder PL2D_DATA (default ../shared/data), whose features were computed elsewhere at 128 pixels:
+128 principal components, whitened. Prints the rates of `pl2d_ppl.data.images.embedding`; the accuracy of a logistic
+regression on its features and on the published features of the same images; and how well our features predict the
+published ones linearly.
 
     python benchmarks/embedding.py [--quick]
 """
@@ -27,7 +27,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 def accuracy(x: np.ndarray, y: np.ndarray, train: int, components: int | None) -> float:
-    """Accuracy on the rest of a logistic regression, its penalty chosen on a fifth of the training part."""
+    """Test accuracy of a logistic regression, with its penalty chosen on a fifth of the training part."""
     steps = [StandardScaler()] if components is None else [PCA(components, whiten=True, random_state=0)]
     inner = train * 4 // 5
 
@@ -40,7 +40,7 @@ def accuracy(x: np.ndarray, y: np.ndarray, train: int, components: int | None) -
 
 
 def explained(x: np.ndarray, target: np.ndarray, train: int) -> tuple[float, float]:
-    """R^2 on the rest of the target regressed on features, and the least canonical correlation with as many PCs."""
+    """Test R^2 of the target regressed on features, and the least canonical correlation with as many PCs."""
     model = Ridge(alpha=1e-2).fit(x[:train], target[:train])
     left = target[train:] - model.predict(x[train:])
     share = 1 - (left**2).sum() / ((target[train:] - target[train:].mean(0)) ** 2).sum()

@@ -1,9 +1,8 @@
-"""Images a second: decoded and augmented on the host, augmented on the device, and what training takes.
+"""Images per second: decoded and augmented on the host, augmented on the device, and used in training.
 
-CIFAR-100 as WebP, from the folder PL2D_DATA (default ../shared/data). The host's rates are those of
-`pl2d_ppl.data.ImagePipeline` with threads, or with workers once they have started; the device's those of
-`pl2d_ppl.data.images.augmentation` by itself and inside of `fit`. What the host delivers has to exceed what training
-takes, or training waits.
+Uses CIFAR-100 as WebP, from the folder PL2D_DATA (default ../shared/data). The host's rates are those of
+`pl2d_ppl.data.ImagePipeline` with threads, or with workers after their start; the device's rates are those of
+`pl2d_ppl.data.images.augmentation` alone and inside `fit`. Training waits if the host is slower.
 
     python benchmarks/images.py [--quick]
 """
@@ -56,13 +55,13 @@ def images() -> Annotated:
 
 
 def host_rate(data: Annotated, transforms: tuple, num_workers: int, steps: int) -> tuple[float, float]:
-    """Images a second, and seconds until the first batch."""
+    """Images per second, and seconds until the first batch."""
     pipeline = ImagePipeline(data, transforms, batch_size=BATCH, epochs=100, seed=0, num_workers=num_workers)
     batches = iter(pipeline)
     start = time.perf_counter()
     next(batches)
     first = time.perf_counter() - start
-    for _ in range(8):  # past what has been prepared meanwhile
+    for _ in range(8):  # skip batches that were prepared meanwhile
         next(batches)
     start = time.perf_counter()
     for _ in range(steps):
@@ -73,7 +72,7 @@ def host_rate(data: Annotated, transforms: tuple, num_workers: int, steps: int) 
 
 
 def best(call: Callable, repeats: int) -> float:
-    """Seconds of the quickest of some calls, after a first one."""
+    """Seconds of the fastest of several calls, after a first one."""
     jax.block_until_ready(call())
     times = []
     for _ in range(repeats):
@@ -84,7 +83,7 @@ def best(call: Callable, repeats: int) -> float:
 
 
 def training_rates(x: np.ndarray, y: np.ndarray, model: Callable, repeats: int) -> tuple[float, float]:
-    """Images a second of a step by itself, and of `fit`, whose steps are a compiled loop."""
+    """Images per second of a step alone, and of `fit`, whose steps are a compiled loop."""
     data, optimizer = {"x": x, "y": y}, optax.adam(1e-3)
     batch = {name: jnp.asarray(a[:BATCH]) for name, a in data.items()}
     programs, leaves = compile_programs(model, no_guide, optimizer, False, 2)

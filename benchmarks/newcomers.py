@@ -1,11 +1,11 @@
-"""Newcomers without training, against training again with them.
+"""Newcomers without training, compared with training again with them.
 
     python benchmarks/newcomers.py cifar100_features digits [--seeds 3]
 
-Six people annotate 100 items, and methods learn whom to ask. Then three more join, who annotated 50 of these items
-each: into clusters through their memberships, into partial pooling by the posterior of their own vectors, into L2D-Pop
-by their representations; a gate over persons cannot take them. Against it, every method is trained again with all nine.
-Areas with offsets fitted on items without labels.
+Six people annotate 100 items, and methods learn whom to ask. Then three more people join, who annotated 50 of these
+items each. They join clusters through their memberships, partial pooling through the posterior of their own vectors,
+and L2D-Pop through their representations; a gate over people cannot take them. For comparison, every method is trained
+again with all nine people. Areas use offsets fitted on items without labels.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ITEMS, OF_NEWCOMERS = 100, 50
 
 
 def everybody(place: Workplace, newcomers: Annotated) -> Annotated:
-    """Staff and newcomers, who annotated the same items, as one data set."""
+    """Return staff and newcomers, who annotated the same items, as one data set."""
     assert np.array_equal(place.staff.x, newcomers.x)
     said = np.concatenate([place.staff.annotations, newcomers.annotations], 1)
     return place.staff.replace_annotations(said, (*place.staff.annotators, *newcomers.annotators))

@@ -1,17 +1,18 @@
-"""Who wins where: deferral to persons, to clusters of persons, and partially pooled, with few items annotated.
+"""Which method wins when: deferral to people, to clusters, and to partially pooled people, with few annotated items.
 
     python benchmarks/onboarding.py cifar100_features --people 6 --items 100 200 1000 --seeds 5 --replaced 0
     python benchmarks/onboarding.py digits --people 6 --items 10 20 50 100 200 --own both --gate both
-    python benchmarks/onboarding.py --table                 # of all that has been run, without running anything
+    python benchmarks/onboarding.py --table                 # print all results so far, run nothing
 
-Every cell is a number of people, items annotated by everybody, the same ones or some of their own, what the gate sees,
-and the share of the staff that is replaced between training and test by newcomers who annotated as many items, without
-training again. People are simulated (instance-dependent errors at nominal rates of 5, 20 and 35 %, a third of the
-people each); the AI is trained on the truth of the training part; clusters are found there in anonymous votes. Areas
-under the coverage-accuracy curve over six coverages, with offsets fitted on items without labels; in brackets by plain
-argmax. Where everybody annotates the same items, "naive" and "prob-l2d" are the same gate, the first at less cost.
+Every cell has a number of people, a number of items annotated by each person, the same or separate ones, the inputs of
+the gate, and the share of the staff that newcomers replace between training and test. Newcomers annotated as many
+items, and nothing is retrained. People are simulated (instance-dependent errors at nominal rates of 5, 20 and 35 %, a
+third of the people each). The AI is trained on the truth of the training part; clusters are found in its anonymous
+votes. Areas are those under the coverage-accuracy curve over six coverages, with offsets fitted on items without
+labels; in brackets with plain argmax. If everybody annotates the same items, "naive" and "prob-l2d" are the same gate,
+but the first costs less.
 
-Results are appended to a file as they come; what is in it is not run again.
+Results are appended to a file as they come; cells in the file are not run again.
 """
 
 import argparse
@@ -39,8 +40,8 @@ from pl2d_ppl.inference.schedule import Schedule
 OUT = Path("outputs/onboarding.jsonl")
 CELL = ("data", "people", "items", "own", "gate", "hidden", "replaced")
 HIDDEN = [128, 128]
-IMAGES = 16_000  # that two cores bear, of CIFAR-100 in its 20 superclasses
-CHANNELS = (32, 64, 128)  # of an AI of images
+IMAGES = 16_000  # of CIFAR-100 in its 20 superclasses: feasible on two cores
+CHANNELS = (32, 64, 128)  # of an AI for images
 
 
 def load(name: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -68,12 +69,12 @@ def known(path: Path) -> list[dict]:
 
 
 def identity(row: dict) -> str:
-    """What tells a result from others."""
+    """Return the key that identifies a result."""
     return json.dumps([row[k] for k in (*CELL, "seed", "method")])
 
 
 def present(place: Workplace, firm: Firm, people: int, share: float) -> list[str]:
-    """Who is there when a share of the staff has been replaced by newcomers with the same error rates."""
+    """List the people present after newcomers with the same error rates replaced a share of the staff."""
     gone = replaced_people(firm.groups[:people], share)
     names = place.test.annotators
     return [names[m] for m in range(people) if m not in gone] + [names[people + m] for m in gone]
@@ -82,7 +83,7 @@ def present(place: Workplace, firm: Firm, people: int, share: float) -> list[str
 def run_cell(
     firm: Firm, seed: int, cell: dict, options: OnboardingOptions, shares: list[float], done: set
 ) -> Iterator[dict]:
-    """Results of the methods that are not done, at every share replaced."""
+    """Compute results of the unfinished methods, at every share replaced."""
     key = jax.random.fold_in(jax.random.key(seed), cell["items"])
     place = None
     for method in options.methods:
@@ -108,7 +109,7 @@ def run_cell(
 
 
 def run(name: str, people: int, arguments: argparse.Namespace) -> None:
-    """Run the cells of a data set and a size of the staff."""
+    """Run the cells of a data set and a staff size."""
     x, y, num_categories = load(name)
     methods = tuple(arguments.methods)
     owns = {"same": [False], "own": [True], "both": [False, True]}[arguments.own]
@@ -145,7 +146,7 @@ def run(name: str, people: int, arguments: argparse.Namespace) -> None:
 
 
 def table(rows: list[dict]) -> None:
-    """Print areas by cell, and where the pooled model stands."""
+    """Print areas by cell, and compare the pooled model with the best other method."""
     cells = defaultdict(lambda: defaultdict(list))
     for row in rows:
         cells[tuple(json.dumps(row[k]) for k in CELL)][row["method"]].append(row)
@@ -192,9 +193,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--table", action="store_true", help="of all that has been run; run nothing")
+    parser.add_argument("--table", action="store_true", help="print all results so far; run nothing")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message="Nobody is behind")  # told by the share that is replaced
+    warnings.filterwarnings("ignore", message="Nobody is behind")  # the replaced share already shows this
     for name in [] if arguments.table else arguments.names:
         for people in arguments.people:
             run(name, people, arguments)

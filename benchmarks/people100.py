@@ -1,9 +1,9 @@
-"""A hundred people, at ten error rates: the number of clusters by RPC, and what it costs.
+"""A hundred people, at ten error rates: the number of clusters by RPC, and its cost.
 
     python benchmarks/people100.py [--items 4000] [--steps 600] [--clusters 1,2,5,10,15]
 
 Ten people each at nominal error rates from 5 to 50 % (of truncated, instance-dependent noise) vote on every item of
-cifar100_features.npz. LDA (alpha 50) of all numbers of clusters is one batch of runs; the urn is a fit for each.
+cifar100_features.npz. With LDA (alpha 50), all numbers of clusters are one batch of runs; the urn needs a fit for each.
 """
 
 import argparse

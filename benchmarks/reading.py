@@ -1,6 +1,6 @@
 """Time to read annotations of many items by 20 people, by format; ten times the items should take ten times as long.
 
-Labels are names in tables, half of them missing; rows of long tables are in random order.
+Labels in tables are names, half of them missing; rows of long tables are in random order.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Deferral to real people with few annotations each: 59 workers on LabelMe, 4 to 182 images each, 2.5 an image.
+"""Deferral to real people with few annotations each: 59 workers on LabelMe, 4 to 182 images each, 2.5 per image.
 
     python benchmarks/real_people.py [--seeds 3] [--clusters 3]
 
-The AI is trained on the 1,188 images that nobody annotated. Of the 1,000 others half are for learning who decides, half
-for the test; who annotated nothing of the first half is left out. On an image only those are present who annotated it:
-a method chooses among them and the AI, so that every decision can be judged. Clusters are found in the votes of the
-first half, their names forgotten. Areas under the coverage-accuracy curve with offsets fitted on the first half.
+The AI is trained on the 1,188 images that nobody annotated. Half of the 1,000 other images serve to learn who decides,
+half to test; people who annotated nothing in the first half are left out. Only people who annotated an image are
+present for it: a method chooses among them and the AI, so that every decision can be judged. Clusters are found in the
+votes of the first half, without names. Areas are those under the coverage-accuracy curve with offsets fitted on the
+first half.
 """
 
 import argparse
@@ -34,7 +35,7 @@ NUM_CATEGORIES = 8
 
 
 def load() -> tuple[np.ndarray, ...]:
-    """Annotated images, standardised, with truth and annotations; images that nobody annotated, with truth."""
+    """Load annotated images, standardised, with truth and annotations, and images that nobody annotated, with truth."""
     with np.load(Path(os.environ.get("PL2D_DATA", "../shared/data")) / "labelme.npz") as file:
         x, y, said, others, truth = (file[k] for k in ("x", "y", "annotations", "x_test", "y_test"))
     x, others = x.astype(np.float32), others.astype(np.float32)
@@ -43,7 +44,7 @@ def load() -> tuple[np.ndarray, ...]:
 
 
 def among_present(deferral: Deferral, annotations: np.ndarray) -> Deferral:
-    """Deferral, on every item, to options behind which somebody annotated it."""
+    """Restrict deferral, on every item, to options with people who annotated it."""
     able = np.pad(annotations >= 0, ((0, 0), (0, 1)), constant_values=True) @ (deferral.people_probs.T > 0)
     return dataclasses.replace(deferral, log_gate=np.where(able, deferral.log_gate, -1e4))
 
@@ -96,7 +97,7 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, tuple[float, l
         curves = [
             curve(among_present(a, train.annotations), among_present(b, test.annotations), test) for a, b in pairs
         ]
-        # Of a method that was trained for every coverage, the point of each.
+        # For a method that was trained for every coverage, one point from each.
         own = (
             [(c[0][i], c[1][i]) for i, c in enumerate(curves)]
             if learned.steered
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--clusters", type=int, default=3)
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)  # of workers without annotations in the first half
+    warnings.filterwarnings("ignore", category=UserWarning)  # about workers without annotations in the first half
     results = [run_seed(seed, options) for seed in range(options.seeds)]
     print(f"\n{options.seeds} splits: area, and accuracy at coverages {COVERAGES}")
     for method in METHODS:

@@ -1,8 +1,8 @@
-"""Cost of a training step: the E-step, the projection, and everything, beside the networks alone.
+"""Cost of a training step: the E-step, the projection, and the whole step, compared with the networks alone.
 
 Prints three tables: E-step plus projection as a multiple of one forward-backward of the networks; a whole step as a
 multiple of the same networks' plain cross-entropy step, in time and FLOPs; growth with experts M and categories C.
-Times are medians over calls made in turn, so that ratios hold on a busy machine.
+Times are medians over interleaved calls, so that ratios hold on a busy machine.
 
     python benchmarks/step_cost.py [--quick]
 """
@@ -32,7 +32,7 @@ GUIDES = {"exact": lambda model: exact(model, ["z"]), "mean field": mean_field}
 
 
 def timed(calls: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Median milliseconds of some calls, made in turn."""
+    """Median milliseconds of several calls, interleaved."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         jax.block_until_ready(call())
@@ -68,7 +68,7 @@ def networks(kind: str, num_experts: int, num_categories: int) -> tuple[dict[str
 
 
 class CrossEntropy:
-    """The same networks under plain cross-entropy, without any library of ours."""
+    """The same networks under plain cross-entropy, without this library."""
 
     def __init__(self, members: dict[str, Callable], optimizer: optax.GradientTransformation):
         built = {name: make(rngs=nnx.Rngs(0)) for name, make in members.items()}
@@ -106,7 +106,7 @@ def bounds(num_experts: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def e_step(model: Callable, build: Callable, params: dict, batch: dict) -> Callable:
-    """The guide with the networks' outputs given: the E-step and the projection alone."""
+    """The guide with given network outputs: only the E-step and the projection."""
     sites = trace(seed(substitute(model, data=params), 0)).get_trace(**batch)
     outputs = {name: sites[name]["value"] for name in ("gate_logits", "ai_logits", "belief_logits")}
     num_experts = batch["annotations"].shape[1]
@@ -151,7 +151,7 @@ def costs(kind: str, num_experts: int, num_categories: int, repeats: int) -> Non
 def growth(pairs: list[tuple[int, int]], repeats: int) -> None:
     for num_experts, num_categories in pairs:
         batch = problem((128,), num_experts, num_categories)
-        # A linear map for everybody: what is measured is the inference and not the networks.
+        # A linear map for everybody, so that the time is that of inference, not of networks.
         model = partial(
             prob_l2d,
             gating=partial(MLP, 128, (), num_experts + 1),

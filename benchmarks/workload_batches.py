@@ -1,9 +1,9 @@
-"""Workload per mini-batch (paper A) against a global one, by batch size: realised coverage and area.
+"""Workload per mini-batch (paper A) compared with a global one, by batch size: realised coverage and area.
 
     python benchmarks/workload_batches.py [--steps 2000] [--window 2048]
 
-On cifar100_features with two superclass experts, half of the annotations missing; the learning rate goes with the
-batch size. The data lie in the folder that PL2D_DATA names (default ../shared/data).
+Uses cifar100_features with two superclass experts and half of the annotations missing; the learning rate grows
+with the batch size, up to 128. The data are in the folder that PL2D_DATA names (default ../shared/data).
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""Variational families, one a file."""
+"""Variational families, one per file."""

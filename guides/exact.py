@@ -1,4 +1,4 @@
-"""Exact guide: the posterior of discrete sites, by the gradient of the log evidence."""
+"""Exact guide: the posterior of discrete sites, from the gradient of the log evidence."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,12 +29,11 @@ def exact(
     model : callable
         The program.
     sites : sequence of str, optional
-        Sites of the guide, outermost plates first; by default all discrete latent sites. A site
-        that is left out is summed out of the model exactly, which gives the same evidence at less cost:
-        ``exact(prob_l2d, ["z"])`` takes O(M (M + C)) an item, with ``"t"`` it takes O(M^2 C).
+        Sites of the guide, outermost plates first; by default all discrete latent sites. A site left out is summed out
+        of the model exactly, which gives the same evidence at less cost: ``exact(prob_l2d, ["z"])`` costs O(M (M + C))
+        per item, and O(M^2 C) with ``"t"``.
     continuous : callable, optional
-        A guide of the other latent sites, such as ``normal(model)`` for priors on
-        network weights; it is run first.
+        A guide of the other latent sites, such as ``normal(model)`` for priors on network weights; it runs first.
     max_plate_nesting : int
         Number of batch dimensions that plates may use.
 

@@ -1,4 +1,4 @@
-"""Mean-field guide: one free categorical or Dirichlet factor a site, by coordinate ascent on the program."""
+"""Mean-field guide: one free categorical or Dirichlet factor per site, by coordinate ascent on the program."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,19 +23,18 @@ def mean_field(
 ) -> Callable:
     """Build the guide q = prod_s q_s, every factor at its optimum given the others.
 
-    On ``prob_l2d`` this is paper A's family, on ``annotator_lda`` paper B's (B.13, B.16); no update is written down
-    anywhere, so that an edited model changes the guide with it.
+    For ``prob_l2d`` this is paper A's family, for ``annotator_lda`` paper B's (B.13, B.16). No update is written by
+    hand, so that an edit of the model also changes the guide.
 
     Parameters
     ----------
     model : callable
         The program.
     sites : sequence of str, optional
-        Sites of the guide; by default all discrete and Dirichlet latent sites. A discrete site that is left out is
-        summed out exactly.
+        Sites of the guide; by default all discrete and Dirichlet latent sites. A discrete site left out is summed out
+        exactly.
     continuous : callable, optional
-        A guide of the other latent sites, such as ``normal(model)`` for priors on
-        network weights; it is run first.
+        A guide of the other latent sites, such as ``normal(model)`` for priors on network weights; it runs first.
     tolerance, max_sweeps : float, int
         When coordinate ascent stops; see :func:`~pl2d_ppl.engine.coordinate_ascent.coordinate_ascent`.
     max_plate_nesting : int

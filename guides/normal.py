@@ -1,4 +1,4 @@
-"""Normal guide of continuous sites: mean field on the real line that each support is mapped to."""
+"""Normal guide of continuous sites: mean field on the real line, to which each support is mapped."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,20 +19,20 @@ __all__ = ["normal"]
 
 
 def normal(model: Callable, *, init_scale: float = 0.05) -> Callable:
-    """Build the guide q = prod_s q_s, each continuous latent site a normal, mapped to its support.
+    """Build the guide q = prod_s q_s, where each continuous latent site is a normal mapped to its support.
 
     It is the ``continuous`` part of :func:`~pl2d_ppl.guides.exact.exact` and
-    :func:`~pl2d_ppl.guides.mean_field.mean_field`. Unlike NumPyro's ``AutoNormal`` it keeps nothing from its first
-    call: shapes are those of the arguments at hand, and it starts at the means of the priors, so that what was fitted
-    before in a process does not change a fit. Of a site that is :class:`~pl2d_ppl.distributions.empirical.Empirical`
-    the draws are drawn from, as they are.
+    :func:`~pl2d_ppl.guides.mean_field.mean_field`. Unlike NumPyro's ``AutoNormal``, it keeps nothing from its first
+    call: shapes follow the current arguments, and it starts at the means of the priors, so that earlier fits in a
+    process do not change a fit. For a site that is :class:`~pl2d_ppl.distributions.empirical.Empirical`, the guide
+    draws from the given draws, unchanged.
 
     Parameters
     ----------
     model : callable
         The program. Supports of its continuous latent sites must not depend on other sites.
     init_scale : float
-        Standard deviation that every normal starts with.
+        Initial standard deviation of every normal.
 
     Returns
     -------
@@ -43,8 +43,7 @@ def normal(model: Callable, *, init_scale: float = 0.05) -> Callable:
     Raises
     ------
     ValueError
-        When called, if a site lies in a plate of which a mini-batch is drawn: its parameters would be those of other
-        items at every step.
+        When called, if a site lies in a subsampled plate: its parameters would belong to other items at every step.
     """
 
     def guide(*args: Any, **kwargs: Any) -> None:
@@ -54,7 +53,7 @@ def normal(model: Callable, *, init_scale: float = 0.05) -> Callable:
         for name, site in tr.items():
             if not _is_latent(site):
                 continue
-            if isinstance(site["fn"], Empirical):  # a posterior that is carried on stays as it is
+            if isinstance(site["fn"], Empirical):  # a given posterior stays unchanged
                 numpyro.sample(name, site["fn"])
                 continue
             transform = biject_to(site["fn"].support)
@@ -74,7 +73,7 @@ def normal(model: Callable, *, init_scale: float = 0.05) -> Callable:
 
 
 class _AtMeans(Messenger):
-    """Set continuous latent sites to the means of their priors, or to where their support has its origin."""
+    """Set continuous latent sites to the means of their priors, or to the origin of their support."""
 
     def process_message(self, msg: dict) -> None:
         if _is_latent(msg) and msg["value"] is None:

@@ -1,1 +1,1 @@
-"""Generative programs, one a file: edit them."""
+"""Generative programs, one per file: edit them."""

@@ -19,7 +19,7 @@ from pl2d_ppl.networks import instantiate
 
 __all__ = ["annotator_lda"]
 
-LEAST = -80.0  # log-probability of a vote: exp of it is still a normal float32
+LEAST = -80.0  # least log-probability of a vote: its exp is still a normal float32
 
 
 def annotator_lda(
@@ -32,7 +32,7 @@ def annotator_lda(
     max_votes: int | None = None,
     num_items: int | None = None,
 ) -> None:
-    """Generate the anonymous votes on an item: each by somebody of one of K clusters of people.
+    """Generate the anonymous votes on an item: each by a person from one of K clusters.
 
     For every item i and vote l::
 
@@ -40,18 +40,19 @@ def annotator_lda(
         z_il    ~ Categorical(u_i)              the cluster of the vote
         vote_il ~ Categorical(h_z(x_i))         h_k = softmax of the k-th of the networks `clusters`
 
-    With ``counts`` an item's votes are told by how many each category got. Votes for one category are alike, so
-    that their clusters are summed out where they stand: counts_i ~ Multinomial(sum_k u_ik h_k(x_i)). The mean-field
-    guide is the same, at a cost of distinct categories times K an item instead of votes times K.
+    With ``counts``, an item's votes are given as the number for each category. Votes for the same category are
+    interchangeable, so that their clusters are summed out in the likelihood: counts_i ~ Multinomial(sum_k u_ik
+    h_k(x_i)). The mean-field guide is the same, at a cost per item of distinct categories times K instead of votes
+    times K.
 
-    The clusters are weakly identified. Under a large alpha the votes of an item depend on the mean of all h_k alone;
-    under a small one a cluster is a way to explain why votes on an item agree, which they do since they are about
-    the same truth. Compare several seeds before you trust a cluster; where the number of people is known, use
+    The clusters are weakly identified. Under a large alpha the votes of an item depend only on the mean of all h_k.
+    Under a small alpha, clusters serve to explain why votes on an item agree, although votes agree because they are
+    about the same truth. Compare several seeds before you trust a cluster; if the number of people is known, use
     :func:`~pl2d_ppl.models.annotator_urn.annotator_urn`, whose clusters are identified.
 
-    Sites: plates ``item`` (dim -2) and ``vote`` (dim -1); latent ``u``, and with votes ``z``; ``alpha`` where it has
-    a prior; observed ``votes`` or ``counts``; deterministic ``cluster_logits`` (N, K, C), normalised,
-    and ``vote_logits``, ``vote_probs``, of the categories that were voted for.
+    Sites: plates ``item`` (dim -2) and ``vote`` (dim -1); latent ``u``, and with votes ``z``; ``alpha`` if it has a
+    prior; observed ``votes`` or ``counts``; deterministic ``cluster_logits`` (N, K, C), normalised, and
+    ``vote_logits``, ``vote_probs`` of the categories that got votes.
 
     Parameters
     ----------
@@ -60,14 +61,15 @@ def annotator_lda(
     votes : array of int, shape (N, L), optional
         Anonymous votes, -1 where an item has fewer than L.
     counts : array of int, shape (N, C), optional
-        Number of votes for each category, in place of ``votes``.
+        Number of votes for each category, instead of ``votes``.
     clusters : nnx.Module or callable
         K networks as one, from x to logits of shape (N, K, C), such as ``partial(Ensemble, member, K)``.
     alpha : float, array of shape (K,), or Distribution
-        Concentration, at best 2 or more; or its prior, such as ``dist.Gamma(2.0, 0.1).expand([K]).to_event(1)``,
-        whose guide is then passed as ``continuous`` to ``mean_field``.
+        Concentration, preferably 2 or more; or its prior, such as ``dist.Gamma(2.0, 0.1).expand([K]).to_event(1)``. In
+        that case pass a guide of alpha as ``continuous`` to ``mean_field``.
     max_votes : int, optional
-        Of counts, the largest number of votes on an item where it is less than C: no more categories are distinct.
+        For counts, the largest number of votes on an item, if it is less than C: it limits the number of distinct
+        categories.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against a prior of alpha.
 
@@ -89,7 +91,7 @@ def annotator_lda(
         times, listed = jax.lax.top_k(counts, min(max_votes or counts.shape[1], counts.shape[1]))
     elif votes is not None:
         listed = jnp.maximum(votes, 0)
-    if votes is not None or counts is not None:  # a site of its own, so that it is computed once and not every sweep
+    if votes is not None or counts is not None:  # its own site, so that it is computed once, not every sweep
         by_vote = jnp.take_along_axis(cluster_logits, listed[:, None], axis=-1)
         vote_logits = numpyro.deterministic("vote_logits", by_vote)
         vote_probs = numpyro.deterministic("vote_probs", jnp.exp(jnp.maximum(by_vote, LEAST)))

@@ -1,4 +1,4 @@
-"""Annotator urn: clusters of people from anonymous votes, of which everybody casts one at most."""
+"""Annotator urn: clusters of people from anonymous votes, where each person casts at most one."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,16 +19,16 @@ __all__ = ["annotator_urn", "cluster_probs"]
 
 
 def cluster_probs(truth_probs: Array, skill: Array, errors: Array) -> Array:
-    """Probability that somebody of a cluster says a category, the truth being uncertain.
+    """Compute the probability that a person in a cluster gives a category, under an uncertain truth.
 
     Parameters
     ----------
     truth_probs : Array, shape (N, C)
-        Probabilities of the truth: of the network, or a posterior given anonymous votes.
+        Probabilities of the truth, from the network or from a posterior given anonymous votes.
     skill : Array, shape (K, C)
         Logit of the probability of being right, by cluster and true category.
     errors : Array, shape (C, C)
-        Logits of what a wrong vote says, by true category.
+        Logits of the category that a wrong vote names, by true category.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def annotator_urn(
     sizes: Sequence[int],
     num_items: int | None = None,
 ) -> None:
-    """Generate the anonymous votes on an item: by a staff of which everybody votes at most once.
+    """Generate the anonymous votes on an item, by a staff where each person votes at most once.
 
     ::
 
@@ -62,18 +62,18 @@ def annotator_urn(
 
     and for every item i::
 
-        y_i      ~ Categorical(truth(x_i))                 the truth, which nobody sees
+        y_i      ~ Categorical(truth(x_i))                 the truth, which is latent
         counts_i: of the M people some L_i, anybody, vote; one of cluster k says y_i with probability
                  sigmoid(skill_k,y), else something else, by errors_y
 
-    What is different from :func:`~pl2d_ppl.models.annotator_lda.annotator_lda`, and why: (1) votes agree because
-    they are about the same truth, which is latent here, so that no cluster is spent on it. (2) Nobody votes twice.
-    The number of right votes then varies less, the more people differ: that identifies the clusters' skills. It is
-    LDA with alpha_k = -sizes_k, where the Polya urn of the Dirichlet has turned into an urn without replacement.
-    What one cluster is good at on one category and on another are linked by the prior alone.
+    This model differs from :func:`~pl2d_ppl.models.annotator_lda.annotator_lda` in two ways. (1) Votes agree because
+    they are about the same truth, which is latent here, so that clusters need not explain agreement. (2) Nobody votes
+    twice. The number of right votes then varies less, the more people differ, which identifies the clusters' skills.
+    The model is LDA with alpha_k = -sizes_k, where the Polya urn of the Dirichlet becomes an urn without replacement.
+    Only the prior links the skills of a cluster on different categories.
 
-    Some 20,000 items with six votes each tell skills to within .03; the spread of the skills is learned slowly, by a
-    few thousand steps at a learning rate of .01.
+    About 20,000 items with six votes each determine skills to within .03. The spread of the skills is learned slowly,
+    in a few thousand steps at a learning rate of .01.
 
     Sites: plates ``cluster`` (dim -2), ``category`` (dim -1), ``item`` (dim -2); latent ``skill_mean``, ``skill``,
     ``errors`` (guide: ``AutoDelta``) and ``y``; observed ``counts``; deterministic ``truth_logits`` (N, C),
@@ -86,7 +86,7 @@ def annotator_urn(
     votes : array of int, shape (N, L), optional
         Anonymous votes, -1 where an item has fewer than L.
     counts : array of int, shape (N, C), optional
-        Number of votes for each category, in place of ``votes``.
+        Number of votes for each category, instead of ``votes``.
     truth : nnx.Module or callable
         Network from x to logits of shape (N, C); see :func:`~pl2d_ppl.networks.instantiate`.
     sizes : sequence of int, length K

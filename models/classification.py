@@ -1,4 +1,4 @@
-"""A classifier by itself: the AI, trained first."""
+"""A classifier alone: the AI, trained first."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def classification(
     classifier: nnx.Module | Callable[..., nnx.Module] | Frozen,
     num_items: int | None = None,
 ) -> None:
-    """Generate the truth of items from what a classifier says.
+    """Generate the truth of items from a classifier.
 
     For every item i::
 

@@ -34,9 +34,9 @@ def cluster_l2d(
     latent_annotations: bool = True,
     num_items: int | None = None,
 ) -> None:
-    """Generate which cluster of people decides on an item, or the AI, who of the cluster, and the truth.
+    """Generate which cluster of people, or the AI, decides an item, which person of the cluster, and the truth.
 
-    With Omega the given membership, and Omega+ Omega and a row more, of the AI alone, for every item i::
+    Let Omega be the given membership, and Omega+ be Omega with one more row for the AI alone. For every item i::
 
         v_i       ~ Categorical(gating(x_i))                    which cluster, or K for the AI
         w_i       ~ Categorical(row v_i of Omega+, normalised)  who: a person, or M for the AI
@@ -46,16 +46,16 @@ def cluster_l2d(
         y_i       ~ (1 - label_noise) [y_i = t_iw] + label_noise / C
         y_ai_i    ~ Categorical(classifier(x_i)), observed as y_i: it trains an AI that is not frozen
 
-    Without ``experts`` there is no model of what people would say, and no t: y is read off the annotation of who
-    decides, at a cost linear in people, and who did not annotate an item cannot be the one who decides on it. Rows of
-    Omega+ are normalised over those who did, and the gate over the clusters of which somebody did.
+    Without ``experts`` there is no model of people's annotations, and no t: y is read off the annotation of the person
+    who decides, at a cost linear in people. People who did not annotate an item cannot decide it. Rows of Omega+ are
+    normalised over the people who annotated the item, and the gate over clusters with such people.
 
-    The guide is q(w) q(v | w), exact: ``exact(model, ["w", "v"])``, and ``workload`` on ``w`` bounds people, the AI
-    last; ``exact(model, ["v", "w"])`` is the same posterior, with ``workload`` on ``v`` for clusters.
+    The guide is the exact q(w) q(v | w), ``exact(model, ["w", "v"])``: ``workload`` on ``w`` bounds people, the AI
+    last. ``exact(model, ["v", "w"])`` is the same posterior, where ``workload`` on ``v`` bounds clusters.
 
-    Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``v``, ``w``, ``t``, and of draws
+    Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``v``, ``w``, ``t``, and with draws
     ``membership`` (K, M), whose guide is :func:`~pl2d_ppl.distributions.empirical.membership_draws`; observed
-    ``annotation``, ``y``, ``y_ai``; deterministic ``gate_logits`` (N, K+1), ``ai_logits`` (N, C), and of experts
+    ``annotation``, ``y``, ``y_ai``; deterministic ``gate_logits`` (N, K+1), ``ai_logits`` (N, C), and with experts
     ``belief_logits`` (N, M+1, C).
 
     Parameters
@@ -63,34 +63,34 @@ def cluster_l2d(
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M), optional
-        What people said, -1 where missing. Without them, as at prediction, everybody may be asked.
+        Annotations of people, -1 where missing. Without this argument, as in prediction, everybody may be asked.
     y : array of int, shape (N,), optional
-        Truth, -1 where unknown. Without it all is unknown.
+        Truth, -1 where unknown. Without this argument all truth is unknown.
     membership : array, shape (K, M) or (S, K, M)
-        Omega, whose columns sum to one: memberships of people in clusters, soft, or hard (one-hot). Or draws from
-        their posterior: each step then has one of them, so that the gate learns under uncertain memberships. As an
-        entry of ``fit(..., arguments=...)`` another Omega is not another compilation.
+        Omega, whose columns sum to one: memberships of people in clusters, soft, or hard (one-hot). Or draws from their
+        posterior: each step then uses one draw, so that the gate learns under uncertain memberships. Passed in
+        ``fit(..., arguments=...)``, another Omega needs no new compilation.
     gating : nnx.Module or callable
         Network from x to logits of shape (N, K+1); see :func:`~pl2d_ppl.networks.instantiate`.
     classifier : nnx.Module, callable or Frozen
         Network from x to logits of shape (N, C): the AI. A :class:`~pl2d_ppl.networks.Frozen` one was trained first, as
-        in paper B; any other is trained along.
+        in paper B; any other is trained together with the gate.
     experts : nnx.Module or callable, optional
         Network from x to logits of shape (N, M, C).
     label_noise : float
-        Probability that the truth is drawn at random instead of read off the decider.
+        Probability that the truth is drawn at random instead of read off the decision-maker.
     gate_trains_classifier : bool
-        Whether the term of y trains the AI too.
+        Whether the term of y also trains the AI.
     latent_annotations : bool
-        Whether t, of experts, is a site. If not it is summed out within the distribution of y given w: the same
-        evidence and posterior of v and w, at a cost linear in people.
+        Whether t is a site, if there are experts. If not, t is summed out within the distribution of y given w:
+        evidence and posterior of v and w are the same, at a cost linear in people.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it.
 
     References
     ----------
-    Learning to Defer on Anonymously-Annotated Data, section 3.3 and equation B.4. The model of missing annotations is
-    that of Nguyen, Do, Carneiro (2025).
+    Learning to Defer on Anonymously-Annotated Data, section 3.3 and equation B.4. The model of missing annotations
+    comes from Nguyen, Do, Carneiro (2025).
     """
     gate_logits = numpyro.deterministic("gate_logits", apply_network("gating", gating, x))
     ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
@@ -100,7 +100,7 @@ def cluster_l2d(
     num_people = jnp.shape(membership)[-1]
     said = jnp.full((num_batch, num_people), -1) if annotations is None else annotations
     ai_belief = ai_logits if gate_trains_classifier else jax.lax.stop_gradient(ai_logits)
-    if expert_logits is None:  # of who said nothing any answer is as likely, but they are not asked
+    if expert_logits is None:  # all answers of people without annotation are equally likely, but they are not asked
         belief_logits = jnp.pad(ai_belief[:, None], ((0, 0), (num_people, 0), (0, 0)))
     else:
         belief_logits = jnp.concatenate([expert_logits, ai_belief[:, None]], axis=1)
@@ -140,7 +140,7 @@ def cluster_l2d(
 
 
 def _shares(membership: Array, may_decide: Array | None) -> tuple[Array, Array]:
-    """Logits of who decides for a cluster, (N or 1, K+1, M+1), and where nobody can, (N or 1, K+1)."""
+    """Logits of who decides per cluster, (N or 1, K+1, M+1), and a mask of empty clusters, (N or 1, K+1)."""
     num_clusters, num_people = membership.shape
     staff = jnp.zeros((num_clusters + 1, num_people + 1)).at[:-1, :-1].set(membership).at[-1, -1].set(1.0)[None]
     if may_decide is not None:

@@ -1,4 +1,4 @@
-"""Where an identified person belongs among clusters of people (paper B)."""
+"""Membership of an identified person in clusters of people (paper B)."""
 
 from typing import Any
 
@@ -16,30 +16,30 @@ __all__ = ["membership"]
 
 
 def membership(cluster_probs: Array, annotations: Array | None = None, *, concentration: Any = 1.0) -> None:
-    """Generate the annotations of one person, who says what one of K clusters of people would say.
+    """Generate the annotations of one person, each as one of K clusters of people would give it.
 
-    With h_k(c | x) the given probability that somebody of cluster k says category c of item x::
+    With h_k(c | x) the given probability that a person in cluster k gives category c to item x::
 
         omega        ~ Dirichlet(concentration)                   how much of the person is in each cluster
-        annotation_j ~ Categorical(sum_k omega_k h_k(x_j))        what the person says of item j
+        annotation_j ~ Categorical(sum_k omega_k h_k(x_j))        the person's annotation of item j
 
     An item has one annotation of this person, so that an item's own proportions u_j ~ Dirichlet(alpha), as in the
-    annotator LDA, would integrate out to their mean: annotations tell of omega = alpha / sum(alpha) only, and nothing
-    of sum(alpha). Their likelihood is concave in omega. The prior says how many clusters a person is in: below 1
-    few, above 1 many.
+    annotator LDA, would integrate out to their mean: annotations depend only on omega = alpha / sum(alpha), not on
+    sum(alpha). Their likelihood is concave in omega. The prior determines how many clusters a person is in: few below
+    1, many above 1.
 
-    Sites: latent ``membership`` (K,), which is all that :func:`~pl2d_ppl.people.place.sample_membership` and
-    :func:`~pl2d_ppl.people.place.maximise_membership` ask for, so that the rest is yours to edit (it may also be a
-    deterministic site); plate ``item`` (dim -1); observed ``annotation``.
+    Sites: latent ``membership`` (K,); plate ``item`` (dim -1); observed ``annotation``.
+    :func:`~pl2d_ppl.people.place.sample_membership` and :func:`~pl2d_ppl.people.place.maximise_membership` need only
+    ``membership``, which may also be a deterministic site: edit the rest as you like.
 
     Parameters
     ----------
     cluster_probs : array of float, shape (N, K, C)
         h: probabilities of the categories, which sum to one over C.
     annotations : array of int, shape (N,), optional
-        What the person said, -1 where they said nothing. Without it annotations of all items are generated.
+        Annotations of the person, -1 where missing. Without this argument, annotations of all items are generated.
     concentration : float or array of float, shape (K,)
-        Of the prior; positive.
+        Positive concentration of the prior.
 
     References
     ----------
@@ -52,5 +52,5 @@ def membership(cluster_probs: Array, annotations: Array | None = None, *, concen
     said = True if annotations is None else annotations >= 0
     value = None if annotations is None else jnp.maximum(annotations, 0)
     with numpyro.plate("item", num_items, dim=-1), mask(mask=said):
-        # Categorical(omega @ cluster_probs), but C times cheaper where the category is observed.
+        # Categorical(omega @ cluster_probs), but C times cheaper if the category is observed.
         numpyro.sample("annotation", CategoricalMixture(omega, cluster_probs), obs=value)

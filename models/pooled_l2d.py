@@ -31,8 +31,8 @@ def pooled_l2d(
 ) -> None:
     """Generate people around the means of their clusters, whether they are right, and who decides.
 
-    A person m is a vector: the log-odds that they are right on an average item, and slopes on features phi of an
-    item; so is a cluster. With Omega the given membership::
+    A person m is a vector: the log-odds that they are right on an average item, and slopes on features phi of an item.
+    So is a cluster. With Omega the given membership::
 
         mean_k     ~ Normal([ability, slope], [1, slope_scale])   a cluster
         person_m   ~ Normal(sum_k Omega_km mean_k, spread)        a person, spread around their cluster
@@ -42,42 +42,42 @@ def pooled_l2d(
         y_ai_i     ~ Categorical(classifier(x_i))                 observed as the truth
         z_i        ~ Categorical(softmax_m(sharpness sigmoid(score_im)))       who should decide, or M for the AI
 
-    Spread 0 is a model of clusters, a large spread one of persons without anything in common; in between people
-    borrow from one another as much as the data say, each the less, the more they have annotated. Fix the spread by
-    ``numpyro.handlers.condition(model, {"spread": ...})``, at a small number in the place of 0.
+    With spread 0 this is a model of clusters; with a large spread, a model of people who have nothing in common. In
+    between, people share as much information as the data support; the more a person has annotated, the less they
+    borrow. Fix the spread by ``numpyro.handlers.condition(model, {"spread": ...})``; use a small number instead of 0.
 
-    Who decides is a decision, and no cause of the truth: nothing hangs on z, so that people are known from what they
-    were right in, and neither a gate nor a bound on anybody's workload changes what is believed of them. (If y were
-    read off the decider, the softmax would be asked to be calibrated as well as sharp, and would pull probabilities of
-    being right towards one another.) The gate compares probabilities of being right, so that an offset to the AI's is
-    a threshold on a difference of them, and one fit serves every coverage.
+    Who decides is a decision, not a cause of the truth: nothing depends on z. What the model learns about people
+    therefore comes only from where they were right, and neither a gate nor a workload bound changes it. (If y were read
+    off the decision-maker, the softmax would have to be both calibrated and sharp, and would pull probabilities of
+    being right together.) The gate compares probabilities of being right, so that an offset to the AI is a threshold on
+    their difference, and one fit serves every coverage.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``ability``, ``slope_scale``,
     ``ai_slope_scale``, ``spread`` (2,), of the constant and of the slopes, ``ai_skill`` (2,), and, in units of their
-    spread, hence ``_decentered``, ``slope`` (D,), ``ai_slope`` (D,), ``cluster_mean`` (K, 1+D), ``person`` (M, 1+D);
+    spread (hence ``_decentered``), ``slope`` (D,), ``ai_slope`` (D,), ``cluster_mean`` (K, 1+D), ``person`` (M, 1+D);
     ``z``; observed ``right``, ``y_ai``; deterministic ``ai_logits`` (N, C), ``gate_logits`` (N, M+1). The guide is
-    ``exact(model, ["z"], continuous=normal(model))``, and newcomers are added by
-    :class:`~pl2d_ppl.people.pooled.PooledPeople`. It is a mean field: people are about as sure as by MCMC, the means of
-    clusters of few people are taken for surer than they are.
+    ``exact(model, ["z"], continuous=normal(model))``, and :class:`~pl2d_ppl.people.pooled.PooledPeople` adds newcomers.
+    The guide is a mean field: its uncertainty of people is close to that of MCMC, but it underestimates the uncertainty
+    of means of clusters with few people.
 
     Parameters
     ----------
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M), optional
-        What people said, -1 where missing.
+        Annotations of people, -1 where missing.
     y : array of int, shape (N,), optional
-        Truth, -1 where unknown: such an item says nothing here.
+        Truth, -1 where unknown: such an item has no effect here.
     membership : array, shape (K, M)
-        Omega, whose columns sum to one; ones of shape (1, M) where there are no clusters.
+        Omega, whose columns sum to one; pass ones of shape (1, M) if there are no clusters.
     classifier : nnx.Module, callable or Frozen
-        Network from x to logits of shape (N, C): the AI. It should be trained on other items than these, since how
-        often it is right is learned from them.
+        Network from x to logits of shape (N, C): the AI. Train it on other items than these, since the model learns
+        from these how often the AI is right.
     features : nnx.Module, callable or Frozen, optional
-        Network phi from x to (N, D), of order 1. By default what the AI believes: its C probabilities, less
-        1 / C, and the largest of them, less one half.
+        Network phi from x to (N, D), of order 1. By default the AI's C probabilities minus 1 / C, and the largest of
+        them minus one half.
     sharpness : float
-        Inverse temperature of the gate: how sure it is that the likelier to be right should decide.
+        Inverse temperature of the gate: how strongly it prefers those who are more likely to be right.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against the priors.
     """
@@ -88,7 +88,7 @@ def pooled_l2d(
     phi = _belief(ai_probs) if phi is None else phi
     (num_batch, num_features), (num_clusters, num_people) = phi.shape, jnp.shape(membership)
 
-    # What has a scale of its own is sampled in units of it, since a mean field would else distort both.
+    # Sites with their own scale are sampled in units of it, since a mean field would otherwise distort both.
     with reparam(config={name: LocScaleReparam(0.0) for name in ("slope", "cluster_mean", "person", "ai_slope")}):
         ability = numpyro.sample("ability", dist.Normal(1.0, 1.0))
         slope_scale = numpyro.sample("slope_scale", dist.HalfNormal(0.5))
@@ -117,7 +117,7 @@ def pooled_l2d(
     answers = jnp.concatenate([said, ai_logits.argmax(-1, keepdims=True)], axis=1)
 
     with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
-        # Without a gradient, which would move what is believed of people towards the bounds of a workload.
+        # Without a gradient, which would move the posterior of people towards the bounds of a workload.
         decision = dist.Categorical(logits=jax.lax.stop_gradient(gate_logits)[:, None])
         numpyro.sample("z", decision, infer={"enumerate": "parallel"})
         with mask(mask=known):
@@ -128,11 +128,11 @@ def pooled_l2d(
 
 
 def _belief(ai_probs: Array) -> Array:
-    """Features of what the AI believes, (N, C+1)."""
+    """Features from the AI's probabilities, (N, C+1)."""
     uniform = 1.0 / ai_probs.shape[1]
     return jnp.concatenate([ai_probs - uniform, ai_probs.max(-1, keepdims=True) - 0.5], axis=1)
 
 
 def _log_odds(prob: Array) -> Array:
-    """Log-odds of a probability, which float32 may have rounded to one."""
+    """Log-odds of a probability that float32 may have rounded to one."""
     return jnp.log(prob) - jnp.log(jnp.maximum(1.0 - prob, 1e-6))

@@ -32,7 +32,7 @@ def prob_l2d(
     latent_annotations: bool = True,
     num_items: int | None = None,
 ) -> None:
-    """Generate who decides on an item, what everybody would say, and the truth that the decider gets right.
+    """Generate who decides an item, what everybody would say, and the truth that the decision-maker gets right.
 
     For every item i::
 
@@ -43,9 +43,9 @@ def prob_l2d(
         y_i       ~ (1 - label_noise) [y_i = t_iz] + label_noise / C
         y_ai_i    ~ Categorical(classifier(x_i)), observed as y_i: it trains the AI
 
-    The truth is written "y through expert m, where z = m", inside the plate of experts: with y taken from
-    ``t[z]`` outside of it, enumeration would be wrong, silently. The AI's own t is never clamped to y, which
-    would make the AI look perfect to the gate.
+    The truth is written "y through expert m, where z = m", inside the plate of experts: if y came from ``t[z]`` outside
+    the plate, enumeration would be silently wrong. The AI's own t is never clamped to y, since the gate would then see
+    a perfect AI.
 
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``z``, ``t``; observed
     ``annotation``, ``y``, ``y_ai``; deterministic ``gate_logits`` (N, M+1), ``ai_logits`` (N, C),
@@ -56,20 +56,21 @@ def prob_l2d(
     x : array, shape (N, ...)
         Inputs.
     annotations : array of int, shape (N, M), optional
-        What the experts said, -1 where missing. Without them all are missing.
+        Annotations of the experts, -1 where missing. Without this argument all are missing.
     y : array of int, shape (N,), optional
-        Truth, -1 where unknown: such an item still trains the experts' networks. Without it all is unknown.
+        Truth, -1 where unknown: such an item still trains the experts' networks. Without this argument all truth is
+        unknown.
     gating, experts, classifier : nnx.Module or callable
         Networks from x to logits of shape (N, M+1), (N, M, C) and (N, C); see
-        :func:`~pl2d_ppl.networks.instantiate`. A Frozen classifier is used as it is.
+        :func:`~pl2d_ppl.networks.instantiate`. A Frozen classifier is not trained.
     label_noise : float
-        Probability that the truth is drawn at random instead of read off the decider (epsilon of paper A).
+        Probability that the truth is drawn at random instead of read off the decision-maker (epsilon of paper A).
     gate_trains_classifier : bool
-        Whether the term of y trains the AI too; paper A's algorithm says no.
+        Whether the term of y also trains the AI; in paper A's algorithm it does not.
     latent_annotations : bool
-        Whether t is a site. If not it is summed out within the distribution of y given z: the same evidence and
-        posterior of z, in O(M C) an item instead of O(M^2), and nothing to tell of t beyond ``belief_logits``. For many
-        experts.
+        Whether t is a site. If not, t is summed out within the distribution of y given z: evidence and posterior of z
+        are the same, at O(M C) per item instead of O(M^2), but ``belief_logits`` is all that is known about t. Choose
+        this for many experts.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against priors on weights.
 

@@ -14,8 +14,8 @@
 # # Probabilistic learning to defer
 #
 # A system sees an item and either answers with its own classifier, the AI, or asks one of several people. We learn who
-# should decide from data in which half of the people's annotations are missing, while the AI's share is fixed; then we
-# look at the posterior, change a prior, and see the inference follow.
+# should decide from data where half of the annotations are missing, with a fixed share for the AI. Then we look at the
+# posterior, change the model, and see how inference follows.
 
 # %%
 import os
@@ -46,8 +46,8 @@ EPOCHS = 4 if QUICK else 60
 
 # %% [markdown]
 # ## Data
-# Noisy handwritten digits and two simulated experts: one knows 0 to 4, the other 5 to 9; elsewhere each is wrong half
-# of the time. Of the training part, half of the annotations are dropped.
+# The data are noisy handwritten digits and two simulated experts: one knows 0 to 4, the other 5 to 9; elsewhere each is
+# wrong half of the time. Half of the training annotations are dropped.
 
 # %%
 data_key, missing_key, fit_key, posterior_key = jax.random.split(jax.random.key(0), 4)
@@ -58,8 +58,8 @@ print(train.summary())
 
 # %% [markdown]
 # ## Model, guide, workload
-# The program is the model; its guide is read off the program. The AI shall decide 40 % of the items, and the first
-# expert 20 % at most.
+# The program is the model; its guide is derived from the program. The AI should decide 40 % of the items, and the first
+# expert at most 20 %.
 
 # %%
 M, C = train.num_experts, train.num_categories
@@ -78,7 +78,7 @@ result
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 left.plot(result.history["loss"])
-left.set(xlabel="epoch", ylabel="negative ELBO an item")
+left.set(xlabel="epoch", ylabel="negative ELBO per item")
 right.plot(result.history["z_mean"], label=[*train.annotators, "AI"])
 right.set(xlabel="epoch", ylabel="share of the posterior", ylim=(0, 1))
 right.legend()
@@ -86,8 +86,8 @@ plt.show()
 
 # %% [markdown]
 # ## Decisions
-# The workload bounds the posterior of the training items, and not the decisions at test time, which are an argmax. A
-# `Deferral` says who decides; its policy, fitted on the training part, brings the decisions within the bounds.
+# The workload bounds the posterior of the training items, not the decisions at test time, which are an argmax. A
+# `Deferral` says who decides; its policy, fitted on the training part, brings decisions within the bounds.
 
 # %%
 plain = result.predict(test.x)
@@ -98,8 +98,8 @@ for name, deferral in {"argmax": day, "within bounds": day.follow(policy)}.items
 
 # %% [markdown]
 # ## Posterior
-# The posterior of who should decide (`z`) and of what everybody would have said (`t`), with the price of everybody's
-# time: a positive multiplier holds somebody back, who is worth more than they may give.
+# We look at the posterior of who should decide (`z`) and of everybody's annotations (`t`), and at the price of each
+# person's time: a multiplier is positive if an upper bound limits a person who should otherwise decide more.
 
 # %%
 coords = {"expert": [*train.annotators, "AI"], "category": list(train.classes)}
@@ -114,9 +114,9 @@ tree["workload"].to_dataset()
 
 # %% [markdown]
 # ## Change the model
-# Suppose that one item in five is hard, and that on a hard item nobody is at their best. That is a new latent site and
-# a dependency, edited into a copy of `models/prob_l2d.py`. Nothing else is to be written: guide, E-step, workload and
-# training are read off the new program.
+# Suppose that one item in five is hard, and that everybody does worse on hard items. This adds a latent site and a
+# dependency to a copy of `models/prob_l2d.py`. Nothing else needs writing: guide, E-step, workload and training follow
+# from the new program.
 
 
 # %%
@@ -146,11 +146,11 @@ edited = fit(
     fit_key, hard_items_l2d, edited_guide, train.batch(), optimizer, epochs=EPOCHS, batch_size=128, progress=False
 )
 posterior = marginals(hard_items_l2d, params=edited.params)(**train.batch())
-print("negative ELBO an item:", result.history["loss"][-1], "before,", edited.history["loss"][-1], "with hard items")
+print("negative ELBO per item:", result.history["loss"][-1], "before,", edited.history["loss"][-1], "with hard items")
 print("posterior share of hard items:", float(posterior["hard"][..., 1].mean()))
 
 # %% [markdown]
-# The items that are thought hardest:
+# These items are the hardest according to the posterior:
 
 # %%
 hardest = np.argsort(-np.asarray(posterior["hard"][:, 0, 1]))[:8]
@@ -162,8 +162,8 @@ for ax, item in zip(axes, hardest, strict=True):
 plt.show()
 
 # %% [markdown]
-# ## With nothing of ours around it
-# Models and guides are plain NumPyro: SVI and its own ELBO fit them too.
+# ## With plain NumPyro
+# Models and guides are plain NumPyro: its SVI and its own ELBO fit them too.
 
 # %%
 svi = SVI(model, mean_field(model), optax.adam(1e-3), TraceEnum_ELBO())

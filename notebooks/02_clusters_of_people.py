@@ -13,9 +13,9 @@
 # %% [markdown]
 # # From anonymous votes to a new person's membership
 #
-# Six people have labelled handwritten digits, but nobody wrote down who said what. We find groups of people in the
-# votes, decide how many there are, and then place a new person among them from a few annotations, without knowing the
-# truth of a single item; and see how sure we may be.
+# Six people have labelled handwritten digits, but nobody recorded who gave which label. We find groups of people in the
+# votes, choose their number, and then place a new person among them from a few annotations, without knowing the truth
+# of any item. We also see how certain this is.
 
 # %%
 import os
@@ -47,8 +47,8 @@ STEPS, SEEDS = (40, 1) if QUICK else (1500, 3)
 
 # %% [markdown]
 # ## Votes
-# Two people are careful, two are middling, two are careless: they err at (nominal) rates of 5, 20 and 35 %, on hard
-# and easy items alike, and which wrong digit they name depends on the image. Then the names are taken away.
+# Two people are careful, two are average, two are careless: they err at (nominal) rates of 5, 20 and 35 %, equally
+# often on hard and easy items. Which wrong digit they name depends on the image. Then the names are removed.
 
 # %%
 RATES = [0.05, 0.05, 0.2, 0.2, 0.35, 0.35]
@@ -66,10 +66,10 @@ print("votes on the first five items:", *votes[:5], sep="\n")
 
 # %% [markdown]
 # ## Two models of anonymous votes
-# Annotator LDA (paper B) gives every vote a cluster, drawn from proportions of the item. The urn knows two things more:
-# all votes on an item are about one truth, and nobody votes twice. The second is what tells clusters apart: the number
-# of right votes varies less, the more people differ. Under LDA with a large alpha the votes depend on the mean of the
-# clusters alone.
+# Annotator LDA (paper B) gives every vote a cluster, drawn from proportions of the item. The urn adds two facts: all
+# votes on an item are about one truth, and nobody votes twice. The second fact separates clusters: the number of right
+# votes varies less, the more people differ. Under LDA with a large alpha the votes depend only on the mean of the
+# clusters.
 
 # %%
 schedule = CLUSTER_SCHEDULE.replace(steps=STEPS, batch_size=256)
@@ -87,8 +87,8 @@ for runs in (lda, urn):
         print(f"{name}: {value:.4f}; right by cluster {right.round(3)}")
 
 # %% [markdown]
-# The seeds of LDA do not agree with one another on what a cluster is; those of the urn do. How many clusters? The
-# perplexity of held-out votes tells:
+# The seeds of LDA disagree about the clusters; those of the urn agree. The perplexity of held-out votes helps to choose
+# the number of clusters:
 
 # %%
 rows = [
@@ -103,12 +103,12 @@ plot_perplexity(rows, chosen=chosen, ax=ax)
 plt.show()
 
 # %% [markdown]
-# The rule of the largest change is a cautious one: from one cluster to two is by far the largest step, and to three
-# hardly changes the votes' probability, though it is how they were made. We go on with three.
+# The rule of the largest change is cautious: the step from one cluster to two is by far the largest. The step to three
+# hardly changes the votes' probability, although three groups generated the votes. We continue with three.
 #
-# ## Where does somebody belong?
+# ## Membership of a person
 # Everybody now annotates a hundred new images under their own name. The likelihood of a membership is a mixture of the
-# clusters' probabilities of what was said; no truth is needed. NUTS draws from its posterior.
+# clusters' probabilities of the annotations; no truth is needed. NUTS draws from the posterior.
 
 # %%
 names = ("Ann", "Bo", "Cleo", "Dan", "Eve", "Finn")
@@ -116,7 +116,7 @@ clusters = ("careful", "middling", "careless")
 run = next(r for r in urn if r.num_clusters == 3)
 first = context[:100]
 probs = run.cluster_probs(x[first])
-model = partial(membership, concentration=0.3)  # below one: most people belong to one cluster mostly
+model = partial(membership, concentration=0.3)  # below one: most people belong mostly to one cluster
 samples = {"num_warmup": 50, "num_samples": 50} if QUICK else {}
 members = sample_membership(place_key, model, probs, said[first], people=names, clusters=clusters, **samples)
 fig, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
@@ -124,9 +124,9 @@ plot_heatmap(members.soft, clusters, names, label="membership, 90 % interval", s
 plt.show()
 
 # %% [markdown]
-# ## How sure are we, after how many annotations?
-# A new person, as careless as Eve, joins. With ten annotations we can hardly tell; with a hundred or more we can.
-# Somebody of whom nothing is known has the prior, and a warning says so.
+# ## How certainty grows with annotations
+# A new person, as careless as Eve, joins. With ten annotations the membership is very uncertain; with a hundred or more
+# it is clear. A person without annotations keeps the prior, and a warning says so.
 
 # %%
 numbers = [0, 10, 30, 100] if QUICK else [0, 10, 30, 100, 290]
@@ -145,7 +145,7 @@ ax.set(ylim=(-0.02, 1.02), ylabel="membership in 'careless'")
 plt.show()
 
 # %% [markdown]
-# Maximum likelihood takes milliseconds, and says nothing of how sure it is:
+# Maximum likelihood takes milliseconds, but gives no uncertainty:
 
 # %%
 print(maximise_membership(model, probs, said[first], people=names, clusters=clusters).soft.round(2))
@@ -157,8 +157,8 @@ print(maximise_membership(model, probs, said[first], people=names, clusters=clus
 az.summary(members.to_datatree(), kind="stats", round_to=2)
 
 # %% [markdown]
-# If others have voted on the items that somebody annotates, their votes tell of the truth, and so whether the person
-# was right: the urn uses them (one's own vote taken away).
+# If others have voted on the items that a person annotates, their votes inform about the truth, and so about whether
+# the person was right. The urn uses these votes, without the person's own.
 
 # %%
 others = counts[first].copy()
@@ -177,8 +177,8 @@ print("given the others' votes too:", informed.interval(0.9)[2, 0].round(2))
 
 # %% [markdown]
 # ## Change the prior
-# Memberships may follow any law. Here they are a softmax of heavy-tailed scores: most people near a corner, some not.
-# That is an edit of the program; inference follows it.
+# Memberships may follow any distribution. Here they are a softmax of heavy-tailed scores: most people are near a
+# corner, some are not. This is an edit of the program; inference follows it.
 
 
 # %%
@@ -194,8 +194,8 @@ edited = sample_membership(place_key, mostly_pure, probs, said[first], people=na
 print(edited.soft.round(2))
 
 # %% [markdown]
-# ## With nothing of ours around it
-# Models and guides are plain NumPyro: SVI and its own ELBO fit them too.
+# ## With plain NumPyro
+# Models and guides are plain NumPyro: its SVI and its own ELBO fit them too.
 
 # %%
 plain = partial(annotator_lda, clusters=partial(Ensemble, partial(MLP, 64, (32,), 10), 2), alpha=50.0)

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Deferring to groups of people, and to people as members of groups
 #
-# A classifier of handwritten digits may ask one of six people. All we have of them are anonymous votes on old images,
-# and a hundred new images that they annotated under their names. Whom should it ask, today, when some of them are ill,
-# and tomorrow, when somebody new has joined?
+# A classifier of handwritten digits may ask one of six people. All that we have are their anonymous votes on old
+# images, and a hundred new images that they annotated under their names. Whom should the classifier ask today, when
+# some people are ill, and tomorrow, when a new person has joined?
 
 # %%
 import os
@@ -49,8 +49,8 @@ QUICK = bool(os.environ.get("PL2D_QUICK"))
 STEPS = 30 if QUICK else 1000
 
 # %% [markdown]
-# ## Before anybody is known by name
-# An AI, trained on the truth of the old images, and clusters of people, found in their votes.
+# ## Before any person is identified
+# We train an AI on the truth of the old images, and find clusters of people in their votes.
 
 # %%
 NAMES = ("Ann", "Bo", "Cleo", "Dan", "Eve", "Finn")
@@ -80,7 +80,7 @@ print("people:", dict(zip(NAMES, (said[test] == y[test, None]).mean(0).round(3).
 
 # %% [markdown]
 # ## A hundred annotated images
-# From these, everybody is placed among the clusters; no truth is needed for that.
+# These annotations place everybody among the clusters; no truth is needed.
 
 # %%
 clusters = [f"cluster {k}" for k in range(3)]
@@ -90,11 +90,11 @@ plot_heatmap(members.soft, clusters, NAMES, label="membership, 90 % interval", s
 plt.show()
 
 # %% [markdown]
-# ## The program: a cluster, then a person of it
-# `v` is the cluster that decides, or the AI; `w` is the person, drawn from the cluster's members. The posterior of
-# both is exact, and the guide is written as q(w) q(v | w), so that a workload on `w` bounds every person: here the AI
-# decides 40 % of the items, and nobody more than 15 %. The membership is an argument of the fit: another one is not
-# another compilation.
+# ## The program: a cluster, then a person in it
+# `v` is the cluster that decides, or the AI; `w` is the person, drawn from the cluster's members. The posterior of both
+# is exact. The guide is written as q(w) q(v | w), so that a workload on `w` bounds every person: here the AI decides
+# 40 % of the items, and nobody more than 15 %. The membership is an argument of the fit: another one needs no new
+# compilation.
 
 # %%
 data = {"x": x[context], "annotations": said[context], "y": y[context]}
@@ -115,22 +115,22 @@ tree["marginals"].dataset["w_probs"].mean("item").round(3)
 
 # %% [markdown]
 # ## A day
-# `Deferral` says who decides on new items: the option that the gate prefers, and who is behind it. Bounds on the mean
-# of a posterior are none on decisions; `fit_policy` finds offsets, and shares within clusters, with which decisions on
-# the annotated items keep to them, and `follow` uses these on new items.
+# `Deferral` says who decides new items: the option that the gate prefers, and the people behind it. Bounds on the mean
+# of a posterior do not bound decisions. `fit_policy` finds offsets, and shares within clusters, with which decisions on
+# the annotated items meet the bounds; `follow` uses these on new items.
 
 # %%
 evaluated = Annotated(x[test], y[test], said[test], classes=range(10), annotators=NAMES, subset=True)
 
 
 def deferral(result, items, membership):
-    """Who decides on items."""
+    """Find who decides items."""
     prediction = result.predict(items)
     return Deferral.of(prediction.gate, prediction.ai, membership=membership, people=NAMES)
 
 
 def show(label, day):
-    """Print what decisions are worth."""
+    """Print accuracy and workload of decisions."""
     found = day.evaluate(evaluated.annotations, evaluated.y)
     shares = dict(zip((*NAMES, "AI"), np.round(found["workload"], 2).tolist(), strict=True))
     print(f"{label:<28} accuracy {found['accuracy']:.3f}  {shares}")
@@ -141,8 +141,8 @@ show("as the gate says", day)
 show("within bounds", day.follow(fitted.fit_policy(lower, upper)))
 
 # %% [markdown]
-# Bo and Cleo are ill. The gate needs no training: the rows of the membership are restricted to who is there, and bounds
-# hold on the day's staff. If a whole cluster is away, its share goes to the others, and a warning says so.
+# Bo and Cleo are ill. The gate needs no training: the rows of the membership are restricted to the people present, and
+# bounds hold for the day's staff. If a whole cluster is absent, its share goes to the others, and a warning says so.
 
 # %%
 here = ["Ann", "Dan", "Eve", "Finn"]
@@ -153,9 +153,9 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# ## How sure are we who belongs where?
-# Instead of the mean, the program can be given draws of the memberships: each step has one of them, so that the gate
-# learns under uncertain memberships.
+# ## Uncertain memberships
+# Instead of the mean, the program can use draws of the memberships: each step takes one draw, so that the gate learns
+# under uncertain memberships.
 
 # %%
 draws = members.draws.reshape(6, -1, 3).transpose(1, 2, 0)[::4].astype(np.float32)
@@ -166,9 +166,9 @@ show("given draws", day.follow(fitted.fit_policy(lower, upper)))
 
 # %% [markdown]
 # ## Partial pooling
-# Behind a cluster all are alike. In `pooled_l2d` a person is a vector around the mean of their cluster, with a spread
-# that is learned: with few annotations somebody is what their cluster is, with many they are themselves. The gate
-# compares the probabilities that people, and the AI, are right.
+# All people in a cluster are treated alike. In `pooled_l2d` a person is a vector around the mean of their cluster, with
+# a spread that is learned: with few annotations a person is close to the cluster's mean, with many they are judged
+# individually. The gate compares the probabilities that people, and the AI, are right.
 
 # %%
 pooled_guide = exact(pooled_l2d, ["z"], continuous=normal(pooled_l2d))
@@ -202,9 +202,9 @@ ax.set(xlabel="coverage: share that the AI decides", ylabel="accuracy")
 plt.show()
 
 # %% [markdown]
-# ## Somebody new
-# Gus joins; he errs as often as Ann. As his annotations arrive he is placed among the clusters, starts at the mean of
-# those that he may be of, and moves from there. Nobody else's posterior changes, and nothing is trained anew.
+# ## A new person
+# Gus joins; he errs as often as Ann. As his annotations arrive, he is placed among the clusters, starts at their mean
+# weighted by his membership, and moves from there. Nobody else's posterior changes, and nothing is retrained.
 
 # %%
 gus = instance_dependent_experts(next(keys), x, y, 10, [0.05])
@@ -224,8 +224,9 @@ plt.show()
 
 # %% [markdown]
 # ## Change the prior
-# How far people may be from their cluster is a prior, and an edit of the program; here it is fixed without editing the
-# file, by conditioning: with a large spread, people have nothing in common, and everybody is what they annotated.
+# The spread of people around their cluster has a prior, which you may edit in the program. Here it is fixed without
+# editing the file, by conditioning: with a large spread, people have nothing in common, and only their own annotations
+# count.
 
 # %%
 apart = numpyro.handlers.condition(pooled_l2d, {"spread": np.array([3.0, 1.0], np.float32)})
@@ -247,7 +248,7 @@ for label, found in (("learned spread", pooled_fit), ("large", apart_fit)):
     print(f"{label:<16} log-odds that each is right:", dict(zip(NAMES, skills.round(2).tolist(), strict=True)))
 
 # %% [markdown]
-# ## With nothing of ours around it
+# ## With plain NumPyro
 
 # %%
 bound = partial(model, membership=members.soft.astype(np.float32))

@@ -30,7 +30,7 @@ def in_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: str | os.PathLike, *, marker: str | None = None) -> Iterator[Path]:
-    """Give a temporary path beside the target; what is written there takes the target's place at the end.
+    """Give a temporary path beside the target; at the end, the file or folder there replaces the target.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ def plot_heatmap(
     rows, columns : sequence of str
         Names, such as of clusters and of people.
     label : str
-        What the shares are.
+        Meaning of the shares.
     spread : array of float, shape (K, M, 2), optional
         Interval of every share, written below it.
     ax : matplotlib.axes.Axes, optional
@@ -99,7 +99,7 @@ def plot_missing(annotations: Any, people: Sequence[str], *, ax: Any = None) -> 
     Parameters
     ----------
     annotations : array of int, shape (N, M)
-        What people said, -1 where missing.
+        Annotations of people, -1 where missing.
     people : sequence of str, length M
         Their names, shown beside the rows with the shares of items that they annotated.
     ax : matplotlib.axes.Axes, optional

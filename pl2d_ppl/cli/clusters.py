@@ -50,9 +50,9 @@ def clusters(
     seeds: Option[int, typer.Option(help="Fits of every number of clusters.", min=1)] = 3,
     seed: Seed = 0,
     steps: Option[int, typer.Option(help="Steps of Adam, rounded to whole epochs.", min=1)] = 1500,
-    batch_size: Option[int, typer.Option(help="Items a step.", min=1)] = 512,
+    batch_size: Option[int, typer.Option(help="Items per step.", min=1)] = 512,
     test_share: Option[float, typer.Option(help="Share of items held out for the perplexity.")] = 0.2,
-    concentration: Option[float, typer.Option(help="Of the prior of memberships; below 1: few clusters each.")] = 0.3,
+    concentration: Option[float, typer.Option(help="Concentration of memberships; below 1: few clusters each.")] = 0.3,
     out: Option[Path, typer.Option(help="Folder to write to.")] = Path("outputs/clusters"),
 ) -> None:
     """Group people from anonymous votes, and choose the number of groups.
@@ -255,7 +255,7 @@ def _table(report: dict[str, Any]) -> str:
 
 def _people(members: Membership | None) -> list[str]:
     if members is None:
-        return ["Nobody is identified (no key annotations): nobody's membership is told."]
+        return ["Nobody is identified (no key annotations): no membership is reported."]
     intervals = members.interval(0.9)
     width = max(len(name) for name in members.people) + 2
     lines = [f"{'':<{width}}{'n':>6}  " + "".join(f"{name:>22}" for name in members.clusters)]

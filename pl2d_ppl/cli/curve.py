@@ -48,7 +48,7 @@ def curve(
     test_group_share: Option[float, typer.Option(help="Share of groups, or items, held out for the test.")] = 0.33,
     seed: Seed = 0,
     steps: Steps = 2000,
-    batch_size: Option[int, typer.Option(help="Items a step.", min=1)] = 128,
+    batch_size: Option[int, typer.Option(help="Items per step.", min=1)] = 128,
     window: Option[int, typer.Option(help="Items over which workloads are met; 0: in every mini-batch.", min=0)] = 0,
     experts: Option[int, typer.Option(help="Simulated experts, where the file has none.", min=1)] = 2,
     out: Option[Path, typer.Option(help="Folder to write to.")] = Path("outputs/curve"),

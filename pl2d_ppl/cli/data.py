@@ -41,7 +41,7 @@ class DuplicateRule(StrEnum):
 
 FORMATS = ".npz, .nc, a table (.csv, .tsv, .parquet) or a folder of JSON files"
 Source = Option[Path, typer.Argument(help=f"What to read: {FORMATS}.")]
-Classes = Option[str, typer.Option(help="Names of all categories, with commas, where the file does not tell.")]
+Classes = Option[str, typer.Option(help="Names of all categories, comma-separated, if the file lacks them.")]
 Columns = Option[
     list[str] | None,
     typer.Option(
@@ -51,14 +51,14 @@ Columns = Option[
         "ROLE= if there is none. As often as needed.",
     ),
 ]
-People = Option[str, typer.Option(help="Who is read, with commas; by default everybody.")]
+People = Option[str, typer.Option(help="Names of the people to read, comma-separated; by default everybody.")]
 Truth = Option[Path | None, typer.Option(help="A table of items and their truth.")]
 Features = Option[
     Path | None,
     typer.Option(help="Features by item: a .npz with items and x, a table, or a folder of images."),
 ]
 Missing = Option[str, typer.Option(help="More labels that mean no annotation, with commas.")]
-Encoding = Option[str | None, typer.Option(help="Of a CSV file, such as latin-1; by default UTF-8.")]
+Encoding = Option[str | None, typer.Option(help="Encoding of a CSV file, such as latin-1; by default UTF-8.")]
 Variant = Option[str | None, typer.Option(help="Ending of JSON annotations, such as 0.5: label_NAME_train_0.5.json.")]
 Layout = Option[
     TableLayout | None,
@@ -66,7 +66,7 @@ Layout = Option[
 ]
 Duplicates = Option[
     DuplicateRule | None,
-    typer.Option(help="Which label counts where somebody gave an item several; by default it is an error."),
+    typer.Option(help="Which label counts if a person gave an item several; by default it is an error."),
 ]
 
 data_app = typer.Typer(help="Look at files of annotations, and convert them.", no_args_is_help=True)
@@ -123,7 +123,7 @@ def describe(
     plot: Option[Path | None, typer.Option(help="A picture of who annotated what, .png, .pdf or .svg.")] = None,
     as_json: Option[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell who annotated how much, how well, and how far people agree."""
+    """Summarise how much and how well people annotated, and how far they agree."""
     typer.echo(run_describe(data, ReadingOptions(**reading), plot=plot, as_json=as_json))
 
 
@@ -132,9 +132,7 @@ def describe(
 @_takes_reading_options
 def convert(
     data: Source,
-    out: Option[
-        Path, typer.Argument(help="What to write; its ending tells the format. JSON: a folder without ending.")
-    ],
+    out: Option[Path, typer.Argument(help="File to write; its ending sets the format. JSON: a folder without ending.")],
     reading: dict[str, Any],
     to_layout: Option[TableLayout | None, typer.Option(help="Layout of a table that is written.")] = None,
     features_out: Option[

@@ -35,7 +35,7 @@ def fit(
     upper: Option[str, typer.Option(help="Largest shares, in the same order.")] = "",
     epochs: Option[int, typer.Option(help="Passes over the data.", min=1)] = 30,
     guide: Option[Guide, typer.Option(help="Posterior of who decides and of missing annotations.")] = Guide.exact,
-    batch_size: Option[int, typer.Option(help="Items a step.", min=1)] = 128,
+    batch_size: Option[int, typer.Option(help="Items per step.", min=1)] = 128,
     seed: Seed = 0,
 ) -> None:
     """Train on all items of a file, within bounds on everybody's share, and save the fit."""

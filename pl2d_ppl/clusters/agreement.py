@@ -42,7 +42,7 @@ def partition_scores(groups: ArrayLike, membership: ArrayLike) -> dict[str, floa
     "Information theoretic measures for clusterings comparison", JMLR 11, 2010.
     """
     groups, membership = _groups(groups, membership)
-    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score  # here, as it is slow to import
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score  # here, since it imports slowly
 
     clusters = membership.argmax(0)
     ami = adjusted_mutual_info_score(groups, clusters, average_method="arithmetic")

@@ -1,6 +1,6 @@
 """Data for learning to defer: the container, its readers and writers, images, and ways to split them.
 
-What this package exports is listed in ``__init__.pyi``, and imported when it is asked for: reading needs packages that
+``__init__.pyi`` lists the names that this package exports. Each is imported on first use: reading needs packages that
 training does not, such as pandas, Pillow or grain.
 """
 

@@ -1,4 +1,4 @@
-"""The container of items, their truth and what the experts said about them."""
+"""The container of items, their truth and their annotations."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -24,20 +24,20 @@ __all__ = ["Annotated"]
 class Annotated:
     """Items with features, truth, the annotations of identified experts, and anonymous votes.
 
-    Everything is checked here, once, on the host: what passes is safe to compile for. A lazy ``x`` is checked when it
+    All data are checked here, once, on the host, before anything is compiled for them. A lazy ``x`` is checked when it
     is read.
 
     Parameters
     ----------
     x : array, shape (N, ...), or Source
-        Features, stored as float32; or a lazy source of items, such as images that are decoded when they are asked
-        for. Of shape (N, 0) where there are annotations only.
+        Features, stored as float32; or a lazy source of items, such as images that are decoded on access. The shape is
+        (N, 0) if there are only annotations.
     y : array of int, shape (N,)
-        Truth, −1 where unknown; stored as int32. At least one item's truth must be known, but of votes.
+        Truth, −1 where unknown; stored as int32. At least one item's truth must be known, unless there are votes.
     annotations : array of int, shape (N, M)
         Category that each expert gave, −1 where missing; stored as int32. M may be 0.
     group : array of int or str, shape (N,), optional
-        What an item belongs to (a patient, a night). `split` never divides a group.
+        Group of each item (a patient, a night). `split` never divides a group.
     classes : iterable of str, length C
         Names of the categories.
     annotators : iterable of str, length M
@@ -49,8 +49,8 @@ class Annotated:
     items : iterable of str, length N, optional
         Names of the items, such as files.
     subset : bool, default False
-        Whether this is a part of a data set that was checked as a whole: then no item's truth need be known,
-        and an expert without annotations is no news.
+        Whether this is a part of a data set that was checked as a whole: then all truth may be unknown, and an expert
+        without annotations raises no warning.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class Annotated:
     Warns
     -----
     UserWarning
-        If an expert has no annotation at all: nothing can be learned about them but the prior.
+        If an expert has no annotation at all: only the prior says anything about them.
     """
 
     x: Any
@@ -98,7 +98,7 @@ class Annotated:
             "items": None if self.items is None else items_of(self.items, len(x)),
         }
         for name, value in values.items():
-            object.__setattr__(self, name, value)  # the way past `frozen`
+            object.__setattr__(self, name, value)  # needed because of `frozen`
         if not subset:
             _check_whole(self)
 
@@ -149,7 +149,7 @@ class Annotated:
         Parameters
         ----------
         people : iterable of str, length M'
-            Their names, in the order of the columns to come.
+            Their names, in the order of the new columns.
 
         Returns
         -------
@@ -159,7 +159,7 @@ class Annotated:
         Raises
         ------
         ValueError
-            If somebody is not there, or named twice.
+            If a name is unknown or repeated.
         """
         people = distinct_names("people", people)
         unknown = [name for name in people if name not in self.annotators]
@@ -196,7 +196,7 @@ class Annotated:
 
     @property
     def is_lazy(self) -> bool:
-        """Whether items are read when they are asked for."""
+        """Whether items are read on access."""
         return is_source(self.x)
 
     def read(self) -> "Annotated":
@@ -205,7 +205,7 @@ class Annotated:
         Returns
         -------
         Annotated
-            The same items, or this very object where they are an array already.
+            The same items; this object itself if they are already an array.
 
         Raises
         ------
@@ -222,7 +222,7 @@ class Annotated:
         annotations : array of int, shape (N, M')
             New annotations, −1 where missing.
         annotators : iterable of str, length M', optional
-            Their experts. By default the present names if there are as many, else ``expert_0``, ...
+            Names of their experts. By default the current names if the number is the same, else ``expert_0``, ...
 
         Returns
         -------
@@ -231,7 +231,7 @@ class Annotated:
         Raises
         ------
         ValueError
-            As the class does.
+            Under the same conditions as the class.
         """
         annotations = np.asarray(annotations)
         if annotators is None:
@@ -240,7 +240,7 @@ class Annotated:
         return dataclasses.replace(self, annotations=annotations, annotators=tuple(annotators))
 
     def batch(self) -> dict[str, NDArray]:
-        """Return the arrays that a model eats.
+        """Return the arrays that a model takes.
 
         Returns
         -------
@@ -262,7 +262,7 @@ class Annotated:
         return {"x": self.x, "annotations": self.annotations, "y": self.y}
 
     def summary(self) -> Summary:
-        """Summarise who annotated how much, how well, and how far people agree; it prints as a table."""
+        """Summarise how much and how well people annotated, and how far they agree; the summary prints as a table."""
         return summarise(
             self.annotations,
             self.y,

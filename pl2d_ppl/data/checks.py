@@ -13,7 +13,7 @@ __all__ = ["coarse_of", "counts_of", "features_of", "group_of", "indices_of", "i
 
 
 def features_of(x: Any) -> Any:
-    """Check features: an array becomes float32, a lazy source stays as it is."""
+    """Check features: an array becomes float32, a lazy source is unchanged."""
     if is_source(x):
         if len(x) == 0:
             raise ValueError("Expected at least one item in x, found an empty source. Pass some items.")
@@ -23,7 +23,7 @@ def features_of(x: Any) -> Any:
         raise ValueError(f"Expected x of shape (N, ...) with N >= 1, found the empty shape {x.shape}. Pass some items.")
     if x.dtype.kind not in "biuf":
         raise ValueError(f"Expected real numbers in x, found dtype {x.dtype}. Encode it as floats.")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported as such
+    with np.errstate(over="ignore"):  # numbers outside float32 become infinite, and are reported as such
         x = x.astype(np.float32, copy=False)
     bad = ~np.isfinite(x)
     if bad.any():
@@ -59,7 +59,7 @@ def coarse_of(values: ArrayLike, shape: tuple[int, ...]) -> NDArray:
 
 
 def indices_of(indices: NDArray, num_items: int) -> NDArray:
-    """Check items to take."""
+    """Check indices of items to take."""
     if indices.dtype == bool and indices.shape == (num_items,):
         indices = np.flatnonzero(indices)
     if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""Annotations that go missing."""
+"""Make annotations missing."""
 
 import logging
 
@@ -23,17 +23,16 @@ def drop_annotations(
     """Make annotations missing at random.
 
     Each expert keeps ``floor(n (1 − rate))`` of their n annotations, drawn uniformly and independently of the
-    other experts. With `at_least_one`, an item that this would leave without any gets one back, and its
-    expert gives up one on an item that keeps another's, so that everyone's number stays what it was. Only
-    where the annotations are so sparse to begin with that no such exchange exists does an expert keep one
-    more.
+    other experts. With `at_least_one`, an item that would lose all annotations gets one back, and its expert gives up
+    one on an item that keeps another expert's, so that every expert's number is unchanged. If annotations are too
+    sparse for such an exchange, an expert keeps one more.
 
     Parameters
     ----------
     rng_key : PRNG key
-        Typed key, as `jax.random.key` makes it.
+        Typed key, from `jax.random.key`.
     annotations : array of int, shape (N, M)
-        Annotations, −1 where missing already.
+        Annotations, −1 where already missing.
     rate : float in [0, 1], or sequence of them, length M
         Share of each expert's annotations that go missing: the same for all, or one for each.
     at_least_one : bool, default False
@@ -70,7 +69,7 @@ def drop_annotations(
             f"Expected at least {present.any(1).sum()} annotations for at_least_one, one for every item, found that "
             f"rate {rates.tolist()} leaves {quotas.sum()}. Lower rate, or leave at_least_one out."
         )
-    # Experts keep the items for which their score is lowest: that is a uniform draw of a fixed number.
+    # Experts keep the items with their lowest scores: a uniform draw of a fixed number.
     scores = np.where(present, jax.random.uniform(rng_key, annotations.shape), np.inf)
     ranks = scores.argsort(axis=0, kind="stable").argsort(axis=0)
     kept = ranks < quotas
@@ -80,18 +79,18 @@ def drop_annotations(
 
 
 def subset_annotators(rng_key: JaxArrayLike, annotations: ArrayLike, per_item: int) -> NDArray[np.int32]:
-    """Keep the annotations of a few people for each item, as where everyone labels a part of the data.
+    """Keep the annotations of a few people for each item, as if each person labelled a part of the data.
 
-    The people are drawn uniformly among those who annotated the item, for each item anew.
+    For each item independently, the people are drawn uniformly among those who annotated it.
 
     Parameters
     ----------
     rng_key : PRNG key
-        Typed key, as `jax.random.key` makes it.
+        Typed key, from `jax.random.key`.
     annotations : array of int, shape (N, M)
-        Annotations, −1 where missing already.
+        Annotations, −1 where already missing.
     per_item : int
-        Number of annotations that an item keeps; all, where it has fewer. At least 1.
+        Number of annotations that an item keeps, at least 1; an item with fewer keeps all.
 
     Returns
     -------
@@ -113,16 +112,15 @@ def subset_annotators(rng_key: JaxArrayLike, annotations: ArrayLike, per_item: i
 
 
 def _cover(kept: NDArray, present: NDArray, scores: NDArray) -> None:
-    """Exchange annotations, in place, until every item that has one keeps one.
+    """Exchange annotations, in place, until every item that had an annotation keeps one.
 
-    Orphans go to the expert for whom they were closest to being kept; in exchange this expert gives up the
-    item that was closest to being dropped among those that another expert keeps too. With no annotation
-    missing to begin with, some expert can always exchange (pigeonhole: as many annotations are kept as there
-    are items).
+    Orphans go to the expert who was closest to keeping them. In exchange, among items that another expert also keeps,
+    this expert gives up the one closest to being dropped. If no annotation was missing at first, some expert can always
+    exchange (pigeonhole: as many annotations are kept as there are items).
     """
     covers = kept.sum(1)
     orphans = np.flatnonzero(present.any(1) & (covers == 0))
-    # An item's cover never rises from 1 to 2, so what has been popped once need never be looked at again.
+    # An item's cover never rises from 1 to 2, so a popped item never needs another look.
     stacks = [np.flatnonzero(column)[scores[column, m].argsort()].tolist() for m, column in enumerate(kept.T)]
     extra = 0
     for item in orphans:

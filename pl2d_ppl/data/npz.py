@@ -19,27 +19,27 @@ from pl2d_ppl.io import written_whole
 __all__ = ["read_npz", "write_npz"]
 
 _PER_ITEM = ("x", "y", "annotations", "group", "coarse", "counts", "items")
-# Labels come from sensors of all sorts: a stray 2**31 must not become two thousand million class names.
+# Labels come from many sources: a stray 2**31 must not create two thousand million class names.
 _MOST_UNNAMED_CLASSES = 10_000
 
 
 def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
-    """Read a data set, and its own test part where it has one.
+    """Read a data set, and its test part if it has one.
 
-    Keys, of which `x` is required, and `y` or votes: `x` (N, ...), `y` (N,), `annotations` (N, M), `group` (N,),
+    Keys; `x` is required, and `y` or votes: `x` (N, ...), `y` (N,), `annotations` (N, M), `group` (N,),
     `coarse` (N,), `items` (N,) names, anonymous votes as `counts` (N, C) or as `votes` (N, L), -1 where an item has
-    fewer than L, `classes` (C,), `annotators` (M,). All but the last two may carry the suffix ``_train``; with the
-    suffix ``_test`` they are the test part. Other keys are left alone.
+    fewer than L, `classes` (C,), `annotators` (M,). All except the last two may have the suffix ``_train``; with the
+    suffix ``_test`` they form the test part. Other keys are ignored.
 
-    Without `y` no truth is known. Without `annotations` there are no experts (M = 0). A test part without
-    annotations gets the experts of the training part, with all their annotations missing, so that both parts fit the
-    same model. Without `classes` the categories are called ``0``, ``1``, ... up to the largest label; without
+    Without `y`, all truth is unknown. Without `annotations`, there are no experts (M = 0). A test part without
+    annotations gets the experts of the training part, with all annotations missing, so that both parts fit the same
+    model. Without `classes` the categories are called ``0``, ``1``, ... up to the largest label; without
     `annotators` the experts are called ``expert_0``, ``expert_1``, ...
 
     Parameters
     ----------
     path : path-like
-        File to read. Pickled objects in it are refused, as they could run any code.
+        File to read. Pickled objects in it are refused, since they could run any code.
 
     Returns
     -------
@@ -73,20 +73,19 @@ def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
     annotated = "annotations" in test
     test.setdefault("annotations", np.full((len(np.atleast_1d(test["x"])), data.num_experts), -1, np.int32))
     with naming(f"{path}, test part"):
-        # Without annotations every expert is silent there by design: nothing to warn of.
+        # Without annotations, every expert is silent there by design: no warning.
         return data, Annotated(**_counted(test, len(names["classes"])), **names, subset=not annotated)
 
 
 def write_npz(path: str | os.PathLike, data: Annotated, test: Annotated | None = None) -> None:
-    """Write a data set, and its test part, so that `read_npz` gives them back.
+    """Write a data set and its test part, so that `read_npz` returns them.
 
-    The file appears whole or not at all: it is written under a temporary name in the same folder, then
-    renamed.
+    The file is written whole or not at all: under a temporary name in the same folder, then renamed.
 
     Parameters
     ----------
     path : path-like
-        File to write; one that exists is replaced.
+        File to write; an existing one is replaced.
     data : Annotated
         Data set, or its training part.
     test : Annotated, optional
@@ -116,14 +115,14 @@ def write_npz(path: str | os.PathLike, data: Annotated, test: Annotated | None =
     with written_whole(path) as scratch, open(scratch, "xb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
         stream.flush()
-        os.fsync(stream.fileno())  # or a crash after the rename could leave an empty file
+        os.fsync(stream.fileno())  # otherwise a crash after the rename could leave an empty file
 
 
 @contextlib.contextmanager
 def open_npz(path: Path) -> Iterator[NpzFile]:
-    """Open an ``.npz``; whatever goes wrong with the file, then or while it is read, is a ValueError."""
+    """Open an ``.npz``; any error of the file, now or while it is read, is raised as a ValueError."""
     try:
-        # Opened here, not by np.load, which leaves the file open when its contents are bad.
+        # Opened here, since np.load leaves the file open if its contents are bad.
         with open(path, "rb") as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, NpzFile):
@@ -142,7 +141,7 @@ def open_npz(path: Path) -> Iterator[NpzFile]:
 
 
 class MissingKeyError(ValueError):
-    """The file is sound but is not a data set."""
+    """The file is readable but is not a data set."""
 
 
 def _part(file: NpzFile, path: Path, suffix: str) -> dict[str, Any]:
@@ -172,7 +171,7 @@ def _counted(part: dict[str, Any], num_categories: int) -> dict[str, Any]:
 
 
 def _numbered(labels: list[NDArray], columns: int) -> tuple[str, ...]:
-    # Labels that are no integers are left for Annotated to refuse.
+    # Annotated refuses labels that are not integers.
     largest = max((int(part.max()) for part in labels if part.size and part.dtype.kind in "iu"), default=1)
     if largest >= _MOST_UNNAMED_CLASSES:
         raise ValueError(
@@ -184,7 +183,7 @@ def _numbered(labels: list[NDArray], columns: int) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def naming(source: str) -> Iterator[None]:
-    """Say which file an invalid array came from."""
+    """Say which file an invalid array comes from."""
     try:
         yield
     except ValueError as error:
@@ -201,5 +200,5 @@ def _arrays(data: Annotated, suffix: str) -> dict[str, NDArray]:
         raise ValueError("Expected items in memory to write, found a lazy source. Read them first: data.read().")
     arrays = {key: getattr(data, key) for key in _PER_ITEM if getattr(data, key) is not None}
     if suffix and (data.annotations < 0).all():
-        del arrays["annotations"]  # which is how a test part without annotations is written
+        del arrays["annotations"]  # a test part without annotations is written like this
     return {key + suffix: value for key, value in arrays.items()}

@@ -1,4 +1,4 @@
-"""Lazy inputs: items that are read, or decoded, when they are asked for."""
+"""Lazy inputs: items that are read, or decoded, on access."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,26 +10,26 @@ __all__ = ["Part", "Source", "gather", "is_source", "take"]
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to items, such as images in a folder; what grain and ``tfds.data_source`` call a data source."""
+    """Random access to items, such as images in a folder; grain and ``tfds.data_source`` call it a data source."""
 
     def __len__(self) -> int:
         """Return the number of items, N."""
         ...
 
     def __getitem__(self, index: int) -> Any:
-        """Return an item, an array of any shape; items may differ in theirs."""
+        """Return an item, an array of any shape; shapes of items may differ."""
         ...
 
 
 class Part:
-    """Some items of a source, in an order of their own; nothing is read before it is asked for.
+    """Some items of a source, in a given order; items are read only on access.
 
     Parameters
     ----------
     source : Source
         All items.
     indices : array of int, shape (N',)
-        Which ones.
+        Indices of the items.
     """
 
     def __init__(self, source: Source, indices: ArrayLike):
@@ -48,7 +48,7 @@ class Part:
 
 
 def is_source(x: Any) -> bool:
-    """Whether inputs are lazy, and not an array, or something to make one of."""
+    """Whether inputs are lazy, that is, neither an array nor convertible to one."""
     return isinstance(x, Source) and not (hasattr(x, "__array__") or isinstance(x, list | tuple | str | bytes))
 
 

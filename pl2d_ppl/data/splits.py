@@ -1,4 +1,4 @@
-"""Splitting data into parts, and scaling them alike."""
+"""Split data into parts, and scale the parts alike."""
 
 import dataclasses
 import logging
@@ -19,8 +19,8 @@ logger = logging.getLogger("pl2d_ppl")
 def split(data: Annotated, test_share: float, seed: int) -> tuple[Annotated, Annotated]:
     """Split at random into a training and a test part.
 
-    By `group` where the data have one: no group is on both sides. Otherwise stratified by `y`, items of
-    unknown truth being a stratum of their own, or plainly at random where a stratum is too small for that.
+    If the data have a `group`, no group is in both parts. Otherwise the split is stratified by `y`, where items of
+    unknown truth form their own stratum, or unstratified if a stratum is too small.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def split(data: Annotated, test_share: float, seed: int) -> tuple[Annotated, Ann
     Returns
     -------
     train, test : Annotated
-        Items keep their order.
+        The parts; items keep their order.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def split(data: Annotated, test_share: float, seed: int) -> tuple[Annotated, Ann
     else:
         strata = data.y if _can_stratify(data.y, test_share) else None
         if strata is None:
-            logger.info("too few items of some class to stratify the split: it is plainly random")
+            logger.info("too few items of some class: the split is not stratified")
         train, test = train_test_split(
             np.arange(data.num_items), test_size=test_share, random_state=seed, stratify=strata
         )
@@ -57,7 +57,7 @@ def split(data: Annotated, test_share: float, seed: int) -> tuple[Annotated, Ann
 
 
 def mean_and_scale(x: NDArray) -> tuple[NDArray, NDArray]:
-    """Mean and standard deviation of features.
+    """Compute mean and standard deviation of features.
 
     Parameters
     ----------
@@ -67,11 +67,11 @@ def mean_and_scale(x: NDArray) -> tuple[NDArray, NDArray]:
     Returns
     -------
     mean, scale : array, shape (D,)
-        Of features (N, D), in float64; the scale of a constant one is 1. Of images 0 and 1, of shape ().
+        For features (N, D), in float64; the scale of a constant feature is 1. For images 0 and 1, of shape ().
     """
     if x.ndim != 2:
         return np.zeros(()), np.ones(())
-    constant = x.max(0) == x.min(0)  # their computed deviation may be a rounding error, not 0
+    constant = x.max(0) == x.min(0)  # their computed deviation may be a rounding error instead of 0
     return x.mean(0, dtype=np.float64), np.where(constant, 1.0, x.std(0, dtype=np.float64))
 
 
@@ -83,12 +83,12 @@ def standardise(train: Annotated, *others: Annotated) -> tuple[Annotated, ...]:
     train : Annotated
         Part with features (N, D), whose mean and standard deviation are used.
     *others : Annotated
-        Parts to scale with the numbers of `train`, with features (N', D).
+        Parts to scale with the statistics of `train`, with features (N', D).
 
     Returns
     -------
     tuple of Annotated
-        `train` and `others` scaled, in this order. A feature that is constant in `train` is centred only.
+        `train` and `others` scaled, in this order. A feature that is constant in `train` is only centred.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What there is in a data set: who annotated how much, how well, and how far people agree."""
+"""Summary of a data set: how much and how well people annotated, and how far they agree."""
 
 from dataclasses import dataclass
 
@@ -21,20 +21,20 @@ class Summary:
     known_truth : int
         Items of known truth.
     annotations : dict of str to int
-        Number by expert.
+        Number of annotations by expert.
     missing_rate : float
         Share of (item, expert) pairs without annotation; NaN without experts.
     accuracy : dict of str to float
         Share of right annotations by expert, over items of known truth; NaN without any.
     per_item : dict of int to int
-        Number of items that so many experts annotated.
+        Number of items by the number of experts who annotated them.
     patterns : dict of tuple of str to int
-        The most frequent sets of experts who annotated the same item, and of how many items.
+        The most frequent sets of experts who annotated the same item, with their numbers of items.
     agreement : float
-        Share of pairs of annotations of the same item that are the same; NaN without pairs.
+        Share of pairs of annotations of the same item that agree; NaN without pairs.
     majority_accuracy : float
-        Share of items of known truth and some annotation whose plurality is right, a tie counted in proportion; NaN
-        without any.
+        Share of items of known truth and some annotation whose plurality is right, where ties count in proportion; NaN
+        without such items.
     votes : int
         Anonymous votes.
     """
@@ -82,7 +82,7 @@ def summarise(
     Parameters
     ----------
     annotations : array of int, shape (N, M)
-        What people said, -1 where missing.
+        Annotations of people, -1 where missing.
     y : array of int, shape (N,)
         Truth, -1 where unknown.
     annotators : tuple of str, length M
@@ -95,13 +95,13 @@ def summarise(
     Returns
     -------
     Summary
-        What there is.
+        The summary.
     """
     given = annotations >= 0
     judged = given & (y >= 0)[:, None]
     right = (judged & (annotations == y[:, None])).sum(0)
     counts = _count(annotations, num_categories)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
+    with np.errstate(invalid="ignore"):  # 0 / 0 gives the documented NaN
         accuracy = right / judged.sum(0)
         pairs = counts.sum(1)
         agreement = (counts * (counts - 1)).sum() / np.float64((pairs * (pairs - 1)).sum())
@@ -123,7 +123,7 @@ def summarise(
 
 
 def _count(annotations: NDArray, num_categories: int) -> NDArray:
-    """How many experts named each category, (N, C)."""
+    """Number of experts who named each category, (N, C)."""
     rows, columns = np.nonzero(annotations >= 0)
     places = rows * num_categories + annotations[rows, columns]
     size = len(annotations) * num_categories

@@ -15,7 +15,7 @@ def vote_counts(votes: ArrayLike, num_categories: int) -> NDArray[np.int32]:
     Parameters
     ----------
     votes : array of int, shape (N, L)
-        Votes, −1 where there is none, in whatever place; annotations (N, M) will do, too.
+        Votes, −1 where missing, in any position; annotations (N, M) are also accepted.
     num_categories : int
         Number of categories C >= 2.
 
@@ -32,14 +32,14 @@ def vote_counts(votes: ArrayLike, num_categories: int) -> NDArray[np.int32]:
     check_num_categories(num_categories)
     votes = check_labels("votes", votes, ("N", "L"), num_categories)
     rows, columns = np.nonzero(votes >= 0)
-    # A cell's place in the flattened table of counts; in 64 bits, as 8-bit votes wrap around.
+    # Index of a cell in the flattened table of counts; in 64 bits, since 8-bit votes wrap around.
     cells = rows * num_categories + votes[rows, columns].astype(int)
     counts = np.bincount(cells, minlength=len(votes) * num_categories)
     return counts.reshape(len(votes), num_categories).astype(np.int32)
 
 
 def votes_of_counts(counts: ArrayLike) -> NDArray[np.int32]:
-    """Write counts out as votes: `vote_counts` backwards, but for the order of an item's votes.
+    """Expand counts to votes: the inverse of `vote_counts`, up to the order of an item's votes.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def votes_of_counts(counts: ArrayLike) -> NDArray[np.int32]:
     Returns
     -------
     array of int32, shape (N, L)
-        Votes, ascending; −1 fills up the rows at the right. L is the largest number of votes of an item, and
-        1 where there are none at all.
+        Votes in ascending order; −1 pads the rows on the right. L is the largest number of votes of an item, or 1 if
+        there are no votes.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def votes_of_counts(counts: ArrayLike) -> NDArray[np.int32]:
     num_items, num_categories = counts.shape
     totals = counts.sum(1)
     rows = np.repeat(np.arange(num_items), totals)
-    # A vote's column is its place among all votes, less that of its item's first.
+    # The column of a vote is its position among all votes minus that of its item's first vote.
     columns = np.arange(totals.sum()) - np.repeat(totals.cumsum() - totals, totals)
     votes = np.full((num_items, max(int(totals.max()), 1)), -1, np.int32)
     votes[rows, columns] = np.repeat(np.tile(np.arange(num_categories), num_items), counts.ravel())

@@ -348,7 +348,7 @@ class Deferral:
         Parameters
         ----------
         annotations : array of int, shape (N, M)
-            What people said, -1 where missing.
+            Annotations of people, -1 where missing.
         y : array of int, shape (N,)
             Truth, -1 where unknown.
 
@@ -387,7 +387,7 @@ class Deferral:
         rng_key : Array
             One typed key.
         annotations, y : array of int, shape (N, M) and (N,)
-            What people said, and the truth, -1 where missing.
+            Annotations of people, and the truth, -1 where missing.
 
         Returns
         -------

@@ -82,7 +82,7 @@ def freeze(
     model : callable
         A NumPyro program.
     args, kwargs : tuple, dict
-        What it is called with.
+        Arguments of the program.
     values : mapping of str to Array, optional
         Values of latent sites that are conditioned on, such as network weights drawn by another guide.
     max_plate_nesting : int

@@ -219,7 +219,7 @@ def learn(name: str, rng_key: jax.Array, task: Task, *, on_fit: Callable[[], Non
     Raises
     ------
     ValueError
-        If the method is unknown, or needs what the task does not have.
+        If the method is unknown, or the task lacks something that it needs.
     """
     _check(name, task)
     if name == "l2d-pop":

@@ -68,7 +68,7 @@ def prepare_split(
     if train.num_experts == 0:
         train, test = _simulate(expert_key, train, test, num_simulated)
     if test is not None and (test.annotations < 0).all():
-        logger.warning("The test part has no annotations: a held-out part of the training items takes its place.")
+        logger.warning("The test part has no annotations: a held-out part of the training items replaces it.")
         test = None
     if test is None:
         train, test = split(train, test_share, seed)

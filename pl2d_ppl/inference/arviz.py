@@ -1,4 +1,4 @@
-"""What a fit says about items, as a tree of labelled arrays for ArviZ."""
+"""Results of a fit on items, as a tree of labelled arrays for ArviZ."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence

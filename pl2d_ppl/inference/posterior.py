@@ -44,7 +44,7 @@ class SiteShape(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Facts:
-    """What a trace gives besides arrays: the sites, and the reason for a missing log likelihood."""
+    """Results of a trace that are not arrays: the sites, and the reason for a missing log likelihood."""
 
     sites: tuple[tuple[str, SiteShape], ...]
     left_out: str

@@ -213,7 +213,7 @@ class FitResult:
     def predict(
         self, x: Any, *, rng_key: Array | None = None, num_samples: int = 1, batch_size: int = 4096
     ) -> Prediction:
-        """Predict who should decide, and what the AI says.
+        """Predict who should decide, and the AI's probabilities.
 
         For decisions within bounds on people's shares, make a :class:`~pl2d_ppl.deferral.deferral.Deferral` from the
         prediction::

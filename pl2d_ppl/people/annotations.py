@@ -29,7 +29,7 @@ class PersonItems(NamedTuple):
     cluster_probs : array of float, shape (M, n, K, C)
         Probabilities of the categories at the person's items, under each cluster.
     annotations : array of int, shape (M, n)
-        What the person said, -1 in the padding.
+        Annotations of the person, -1 in the padding.
     num_annotations : array of int, shape (M,)
         Number of annotations per person.
     people, clusters : tuple of str
@@ -81,7 +81,7 @@ def person_items(
     cluster_probs : array of float, shape (N, K, C)
         Probabilities of the categories under each cluster.
     annotations : array of int, shape (N, M)
-        What people said, -1 where missing.
+        Annotations of people, -1 where missing.
     people, clusters : sequence, optional
         Names.
 

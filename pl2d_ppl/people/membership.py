@@ -175,7 +175,7 @@ class Membership:
 
     def _diagnostic(self, name: str) -> NDArray[np.floating]:
         draws = self._require_draws()
-        from arviz_stats.base import array_stats  # here, as it is slow to import
+        from arviz_stats.base import array_stats  # here, since it imports slowly
 
         return getattr(array_stats, name)(draws, chain_axis=1, draw_axis=2).T
 

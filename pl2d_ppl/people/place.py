@@ -66,9 +66,9 @@ def sample_membership(
         Program of one person, ``model(cluster_probs, annotations)``, with arguments (n, K, C) and (n,), such as
         ``partial(membership, concentration=0.3)``.
     cluster_probs : array of float, shape (N, K, C)
-        Probability that somebody of cluster k says category c of item i.
+        Probability that a person in cluster k gives category c to item i.
     annotations : array of int, shape (N, M)
-        What each of M people said, -1 where they said nothing.
+        Annotations of each of M people, -1 where missing.
     num_warmup, num_samples, num_chains : int
         Steps of adaptation, draws of a chain (S), and chains.
     people, clusters : sequence, optional
@@ -201,9 +201,9 @@ def maximise_membership(
         Program of one person; see :func:`sample_membership`. Its observed sites may depend on its latent sites only
         through ``membership``.
     cluster_probs : array of float, shape (N, K, C)
-        Probability that somebody of cluster k says category c of item i.
+        Probability that a person in cluster k gives category c to item i.
     annotations : array of int, shape (N, M)
-        What each of M people said, -1 where they said nothing.
+        Annotations of each of M people, -1 where missing.
     tolerance : float
         Stop when the log-likelihood per annotation can rise by at most this much.
     max_steps : int

@@ -40,7 +40,7 @@ def place_people(
     counts : array of int, shape (N, C)
         Votes on the same items. With the urn they inform about the truth, and so about whether a person was right.
     annotations : array of int, shape (N, M)
-        What identified people said, -1 where missing.
+        Annotations of identified people, -1 where missing.
     concentration : float
         Concentration of the Dirichlet prior of memberships; below one, people belong to few clusters.
     people : sequence of str, optional
@@ -78,7 +78,7 @@ def given_votes(
     counts : array of int, shape (N, C)
         Votes.
     annotations : array of int, shape (N, M)
-        What people said, -1 where missing.
+        Annotations of people, -1 where missing.
     voted : bool
         Whether their votes are among the counts: each person's own vote is then subtracted.
 

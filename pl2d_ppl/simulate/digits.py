@@ -8,7 +8,7 @@ from pl2d_ppl.simulate.superclass import superclass_experts
 
 __all__ = ["digits"]
 
-NOISE = 1.0  # of the pixels, in units of their spread: clean digits leave the AI nothing to defer
+NOISE = 1.0  # of the pixels, in units of their spread: the AI would defer no clean digits
 
 
 def digits(rng_key: jax.Array) -> Annotated:

@@ -39,9 +39,9 @@ def instance_dependent_experts(
         a_im = x_i W_m[y_i],  but −inf for y_i             what they would take it for
         annotation_im ~ Categorical(q_im softmax(a_im)),   but 1 − q_im for y_i
 
-    W_m, of shape (C, S, C), has standard normal entries, and is the person's pattern of mistakes. Each row of
-    `x` is scaled to unit Euclidean norm first, lest the softmax be one-hot; it is not centred. A row of zeros stays
-    zero, and is confused with every other category equally often.
+    W_m, of shape (C, S, C), has standard normal entries, and is the person's pattern of mistakes. Each row of `x` is
+    first scaled to unit Euclidean norm, since the softmax would otherwise be one-hot; it is not centred. A row of zeros
+    stays zero, and is confused with every other category equally often.
 
     Experts are drawn independently: adding one does not change those before.
 

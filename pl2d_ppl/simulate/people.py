@@ -45,7 +45,7 @@ def simulate_people(
     features : array, shape (N, ...), optional
         Features of the items, for ``"instance"``; by default `data.x`. They are flattened. Lazy images are all read
         into memory, and converted to 8-byte numbers: 1.5 GB for CIFAR-100. Features of a network are smaller, and
-        closer to what people confuse.
+        reflect better what people confuse.
     annotators : iterable of str, length M, optional
         Names, by default ``expert_0``, ``expert_1``, ...
     **settings

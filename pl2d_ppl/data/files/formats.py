@@ -35,7 +35,7 @@ _WRITERS: dict[str, Callable] = {
 
 
 def read_data(path: str | os.PathLike, *, subset: bool = False, **options: Any) -> tuple[Annotated, Annotated | None]:
-    """Read annotated data of any format, and their test part where they have one.
+    """Read annotated data of any format, and their test part if they have one.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def read_data(path: str | os.PathLike, *, subset: bool = False, **options: Any) 
         (:func:`~pl2d_ppl.data.tables.reading.read_table`); ``.nc`` (:func:`~pl2d_ppl.data.files.netcdf.read_netcdf`);
         or a folder of JSON files (:func:`~pl2d_ppl.data.files.json_files.read_json_folder`).
     subset : bool
-        Whether this is a part of a data set, of which no truth need be known. An ``.npz`` must know some all the same.
+        Whether this is a part of a data set, whose truth may be unknown. An ``.npz`` still needs some known truth.
     **options
-        What the reader of the format takes: of a table ``layout``, ``columns``, ``classes``, ``people``, ``truth``,
+        Options of the reader of the format: for a table ``layout``, ``columns``, ``classes``, ``people``, ``truth``,
         ``features``, ``duplicates`` and others.
 
     Returns
@@ -57,7 +57,7 @@ def read_data(path: str | os.PathLike, *, subset: bool = False, **options: Any) 
     Raises
     ------
     ValueError
-        If the format is unknown, the reader does not take an option, or as it does itself.
+        If the format is unknown, the reader does not take an option, or the reader raises an error.
     """
     path = Path(path)
     kind = format_of(path)
@@ -67,24 +67,24 @@ def read_data(path: str | os.PathLike, *, subset: bool = False, **options: Any) 
 
 
 def write_data(path: str | os.PathLike, data: Annotated, test: Annotated | None = None, **options: Any) -> None:
-    """Write annotated data in any format, whole or not at all, so that :func:`read_data` gives them back.
+    """Write annotated data in any format, whole or not at all, so that :func:`read_data` returns them.
 
     Parameters
     ----------
     path : path-like
-        An ``.npz``, ``.nc``, ``.csv``, ``.tsv`` or ``.parquet`` file; a folder, for JSON, where there is no ending, or
-        there is such a folder.
+        An ``.npz``, ``.nc``, ``.csv``, ``.tsv`` or ``.parquet`` file. A path without ending, or an existing folder, is
+        a folder for JSON.
     data : Annotated
         Data set, or its training part.
     test : Annotated, optional
         Test part, with the same classes and annotators.
     **options
-        ``layout``, of a table; ``features``, an ``.npz`` that the features of a table or of JSON files go to.
+        ``layout`` of a table; ``features``, an ``.npz`` for the features of a table or of JSON files.
 
     Raises
     ------
     ValueError
-        If the format is unknown, does not take an option or cannot hold the data, or the place cannot be written to.
+        If the format is unknown, does not take an option or cannot hold the data, or the path cannot be written to.
     """
     path = Path(path)
     kind = "json" if path.is_dir() or not path.suffix else _by_ending(path)
@@ -95,7 +95,7 @@ def write_data(path: str | os.PathLike, data: Annotated, test: Annotated | None 
 
 
 def format_of(path: Path) -> str:
-    """Tell the format of a file by its ending, or else by how it begins.
+    """Find the format of a file by its ending, or else by its first bytes.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def format_of(path: Path) -> str:
         If it is unknown.
     """
     kind = _by_ending(path)
-    if kind is not None:  # what is wrong with the file, such as that it is a folder, its reader tells
+    if kind is not None:  # the reader reports problems of the file, such as a folder in its place
         return kind
     if path.is_dir():
         return "json"
@@ -148,7 +148,7 @@ def _check_options(path: Path, function: Callable, options: dict[str, Any]) -> N
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files in a folder with their names."""
+    """Compute the SHA-256 of a file, or of all files in a folder with their names."""
     if not path.is_dir():
         return sha256(path.read_bytes()).hexdigest()
     whole = sha256()

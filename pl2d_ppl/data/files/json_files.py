@@ -1,4 +1,4 @@
-"""Annotations in JSON: a file a person and one for the truth, each a list of items with their labels."""
+"""Annotations in JSON: one file per person and one for the truth, each a list of items with their labels."""
 
 import os
 import re
@@ -24,12 +24,12 @@ NAMES = "names.json"
 _OF_PEOPLE = re.compile(r"label_(.+)_(train|test)(?:_(.+))?\.json", re.DOTALL)
 
 
-# Truth, and a file by person.
+# Truth, and one file by person.
 _Files = tuple[Listed | None, Mapping[str, Listed]]
 
 
 class _Options(NamedTuple):
-    """What readers are asked for, whatever the files."""
+    """Options of readers, the same for all files."""
 
     classes: Iterable[str] | None
     features: str | os.PathLike | None
@@ -48,20 +48,20 @@ def read_json(
     missing: Iterable[str] = (),
     subset: bool = False,
 ) -> Annotated:
-    """Read annotations from a file a person, as paper A writes them.
+    """Read annotations from one file per person, as paper A writes them.
 
     Each file is a list such as ``[{"file": "a.jpg", "label": 2}, ...]``. A label is an index from 0, a one-hot list, or
-    a name; null and -1 mean that it is missing, as does an item that is not there. Records of the truth may have
-    ``group`` and ``coarse``.
+    a name; null and -1 mean that it is missing, as does an item that is absent. Records of the truth may have ``group``
+    and ``coarse``.
 
     Parameters
     ----------
     truth : path-like or None
-        Truth; its items come first, in this order. Items of people that it lacks are of unknown truth.
+        Truth; its items come first, in this order. Further items of people have unknown truth.
     people : mapping of str to path-like, or iterable of path-like
-        A file for each of M people, by their names; by default these are the files' own, without ``.json``.
+        A file for each of M people, by name; default names are those of the files, without ``.json``.
     columns, classes, features, duplicates, missing, subset
-        As for :func:`~pl2d_ppl.data.tables.reading.read_table`; `columns` tell which key is ``item``, and which
+        As for :func:`~pl2d_ppl.data.tables.reading.read_table`; `columns` says which key is ``item``, and which is
         ``label``.
 
     Returns
@@ -72,8 +72,8 @@ def read_json(
     Raises
     ------
     ValueError
-        If a file cannot be read or is no such list, a label is malformed or unknown, somebody gave an item several
-        labels, a person's items are none of the truth's, or as :class:`Annotated` does.
+        If a file cannot be read or is not such a list, a label is malformed or unknown, a person gave an item several
+        labels, a person and the truth share no items, or :class:`Annotated` refuses the data.
 
     References
     ----------
@@ -105,9 +105,9 @@ def read_json_folder(
 ) -> tuple[Annotated, Annotated | None]:
     """Read a folder of JSON files.
 
-    It holds the truth in ``train.json``, and people in ``label_NAME_train.json``; perhaps the same for ``test``. Or it
-    holds the truth in ``truth.json``, and a person in every other file. ``names.json`` may tell the names of all
-    categories and people, ``{"classes": [...], "annotators": [...]}``.
+    The folder holds the truth in ``train.json``, people in ``label_NAME_train.json``, and possibly the same for
+    ``test``. Or it holds the truth in ``truth.json``, and one person in every other file. ``names.json`` may list the
+    names of all categories and people, ``{"classes": [...], "annotators": [...]}``.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def read_json_folder(
     variant : str, optional
         Ending of the training annotations to read: "0.5" for ``label_NAME_train_0.5.json``.
     people : iterable of str, optional
-        Who is read, in this order. By default everybody, sorted, or as ``names.json`` says.
+        People to read, in this order. By default everybody, sorted, or in the order of ``names.json``.
     columns, classes, features, duplicates, missing, subset
         As for :func:`read_json`.
 
@@ -128,7 +128,7 @@ def read_json_folder(
     Raises
     ------
     ValueError
-        If the folder holds no such files, or as :func:`read_json` does.
+        If the folder holds no such files, or :func:`read_json` raises an error.
     """
     folder = Path(folder)
     found = sorted(path.name for path in folder.glob("*.json"))
@@ -212,7 +212,7 @@ def _noted(path: Path) -> dict[str, list[str]]:
 def _annotated(
     parts: Sequence[_Files], who: tuple[str, ...], options: _Options, subset: Sequence[bool]
 ) -> list[Annotated]:
-    """Put parts together, which have their categories and people in common."""
+    """Combine parts, which share categories and people."""
     lists = [listed for truth, people in parts for listed in (truth, *people.values()) if listed is not None]
     if not lists:
         raise ValueError("Expected a file of the truth or of a person, found none. Name some.")
@@ -227,7 +227,7 @@ def _annotated(
         columns, least = [listed.labels for listed in lists], max(2, *(listed.width for listed in lists))
         if classes is None or any(listed.has_names for listed in lists):
             numbers, names = number_labels(columns, classes, options.missing, least=least)
-        else:  # places among the classes, even if these are called by other numbers
+        else:  # positions among the classes, even if the classes have other numbers as names
             numbers, _ = number_labels(columns, map(str, range(len(classes))), options.missing)
             names = classes
     labels = {listed.path: number for listed, number in zip(lists, numbers, strict=True)}
@@ -276,7 +276,7 @@ def _part(
 def _facts(
     truth: Listed | None, labels: Mapping[Path, NDArray], places: Mapping[str, int], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Truth of every item, and group and superclass where the records have them."""
+    """Return the truth of every item, and group and superclass if the records have them."""
     if truth is None:
         return {"y": np.full(len(places), -1, np.int32)}
     rows, items = np.array([places[name] for name in truth.items], int), list(places)

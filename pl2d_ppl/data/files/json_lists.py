@@ -20,7 +20,7 @@ _KINDS = {int: "index", float: "index", str: "name", list: "one-hot list", type(
 
 @dataclass(frozen=True)
 class Listed:
-    """What a file says.
+    """Contents of a file.
 
     Attributes
     ----------
@@ -29,11 +29,11 @@ class Listed:
     items : list of str, length R
         Item of each record.
     labels : Coded
-        Its label.
+        Label of each record.
     width : int
-        Length of one-hot lists, 0 where labels are none.
+        Length of one-hot lists, 0 if labels are not lists.
     has_names : bool
-        Whether labels are names, and not places among the classes.
+        Whether labels are names instead of positions among the classes.
     group, coarse : list, length R, optional
         Group and superclass of the items.
     """
@@ -53,7 +53,7 @@ def parse_json(path: Path) -> Any:
     Raises
     ------
     ValueError
-        If the file cannot be read, is empty, or no JSON.
+        If the file cannot be read, is empty, or is not JSON.
     """
     try:
         content = path.read_bytes()
@@ -84,17 +84,17 @@ def load_list(path: Path, columns: Mapping[str, str | None] | None = None) -> Li
     path : Path
         File.
     columns : mapping of str to str, optional
-        Which key is ``item``, ``label``, ``truth``, ``group`` or ``coarse``, where its name does not tell.
+        Which key is ``item``, ``label``, ``truth``, ``group`` or ``coarse``, if its name does not show it.
 
     Returns
     -------
     Listed
-        What it says.
+        Contents of the file.
 
     Raises
     ------
     ValueError
-        If the file cannot be read or is no such list, or a label is malformed.
+        If the file cannot be read or is not such a list, or a label is malformed.
     """
     records = parse_json(path)
     if not isinstance(records, list) or (records and not isinstance(records[0], dict)):
@@ -125,7 +125,7 @@ def load_list(path: Path, columns: Mapping[str, str | None] | None = None) -> Li
 
 
 def _values(records: Sequence[Any], key: str, types: tuple[type, ...]) -> list[Any]:
-    """Value of every record, of the right type."""
+    """Return the value of every record, of the right type."""
     try:
         values = [record[key] for record in records]
     except (KeyError, TypeError, IndexError):
@@ -149,7 +149,7 @@ def _shown(value: Any) -> str:
 
 
 def _labels(values: list[Any]) -> tuple[Coded, int]:
-    """Labels of one kind, and the length of one-hot lists."""
+    """Return labels of one kind, and the length of one-hot lists."""
     kinds = {_KINDS[kind] for kind in set(map(type, values))} - {"missing"}
     if len(kinds) > 1:
         raise ValueError(f"Expected labels of one kind, found {' and '.join(sorted(kinds))}. Write them alike.")

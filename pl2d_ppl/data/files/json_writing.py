@@ -1,4 +1,4 @@
-"""Annotations to JSON files."""
+"""Write annotations to JSON files."""
 
 import json
 import os
@@ -26,10 +26,10 @@ def write_json_files(
 ) -> None:
     """Write annotations to a folder of JSON files, whole or not at all.
 
-    :func:`~pl2d_ppl.data.files.json_files.read_json_folder` gives them back.
+    :func:`~pl2d_ppl.data.files.json_files.read_json_folder` returns them.
 
-    There are ``train.json`` with the truth, null where unknown, ``label_NAME_train.json`` with the annotations that
-    each person gave, the same for ``test``, and ``names.json``. Items without names are called "0", "1", ....
+    The files are ``train.json`` with the truth, null where unknown, ``label_NAME_train.json`` with the annotations of
+    each person, the same for ``test``, and ``names.json``. Items without names are called "0", "1", ....
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def write_json_files(
     test : Annotated, optional
         Test part, with the same classes and annotators.
     features : path-like, optional
-        An ``.npz`` for features and names of items, which the reader joins.
+        An ``.npz`` for features and names of items, for the reader to join.
 
     Raises
     ------
     ValueError
-        If the place cannot be written to, parts differ in classes or annotators, or there are anonymous votes.
+        If the folder cannot be written to, parts differ in classes or annotators, or there are anonymous votes.
 
     Warns
     -----

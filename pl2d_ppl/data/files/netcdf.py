@@ -1,4 +1,4 @@
-"""Annotated data as labelled arrays of xarray, which ArviZ reads, and in netCDF files."""
+"""Annotated data as labelled arrays of xarray, for ArviZ, and in netCDF files."""
 
 import os
 from pathlib import Path
@@ -24,12 +24,12 @@ DIMS = {
     "coarse": (ITEM,),
     "counts": (ITEM, CATEGORY),
 }
-TRAIN, TEST = "train", "test"  # groups, where there are both
+TRAIN, TEST = "train", "test"  # groups, if both parts exist
 ENGINE: Any = "h5netcdf"
 
 
 def to_dataset(data: Annotated) -> "xr.Dataset":
-    """Give every array of a data set its names.
+    """Label every array of a data set.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ def to_dataset(data: Annotated) -> "xr.Dataset":
     Returns
     -------
     xarray.Dataset
-        ``x`` (item, ...), ``y`` (item), ``annotations`` (item, expert), and as far as there are any ``group`` (item),
-        ``coarse`` (item) and ``counts`` (item, category); with names along ``expert`` and ``category``, and along
-        ``item`` if items have names.
+        ``x`` (item, ...), ``y`` (item), ``annotations`` (item, expert), and, if present, ``group`` (item), ``coarse``
+        (item) and ``counts`` (item, category); with names along ``expert`` and ``category``, and along ``item`` if
+        items have names.
 
     Raises
     ------
@@ -69,10 +69,10 @@ def from_dataset(dataset: "xr.Dataset", *, subset: bool = False) -> Annotated:
     Parameters
     ----------
     dataset : xarray.Dataset
-        As :func:`to_dataset` makes it. ``x`` may be missing, and without ``y`` no truth is known; dimensions may be in
-        any order.
+        Data set in the form of :func:`to_dataset`. ``x`` may be missing, and without ``y`` all truth is unknown;
+        dimensions may have any order.
     subset : bool
-        Whether it is a part of a data set, of which no truth need be known.
+        Whether it is a part of a data set, whose truth may be unknown.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def from_dataset(dataset: "xr.Dataset", *, subset: bool = False) -> Annotated:
     Raises
     ------
     ValueError
-        If a variable lacks, or has other dimensions, or as :class:`Annotated` does.
+        If a variable is missing or has other dimensions, or :class:`Annotated` refuses the data.
     """
     if CATEGORY not in dataset.coords or not {"y", "annotations", "counts"} & set(dataset.data_vars):
         raise ValueError(
@@ -116,7 +116,7 @@ def from_dataset(dataset: "xr.Dataset", *, subset: bool = False) -> Annotated:
 
 
 def write_netcdf(path: str | os.PathLike, data: Annotated, test: Annotated | None = None) -> None:
-    """Write a data set as netCDF, whole or not at all, so that :func:`read_netcdf` gives it back.
+    """Write a data set as netCDF, whole or not at all, so that :func:`read_netcdf` returns it.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def write_netcdf(path: str | os.PathLike, data: Annotated, test: Annotated | Non
     Raises
     ------
     ValueError
-        If the place cannot be written to, items are lazy, or parts differ in classes or annotators.
+        If the path cannot be written to, items are lazy, or parts differ in classes or annotators.
     """
     import xarray as xr
 
@@ -148,9 +148,9 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
     Parameters
     ----------
     path : path-like
-        File that :func:`write_netcdf` wrote, or one of the same variables.
+        File that :func:`write_netcdf` wrote, or one with the same variables.
     subset : bool
-        Whether it is a part of a data set, of which no truth need be known.
+        Whether it is a part of a data set, whose truth may be unknown.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
     Raises
     ------
     ValueError
-        If the file cannot be read, or as :func:`from_dataset` does.
+        If the file cannot be read, or :func:`from_dataset` raises an error.
     """
     import xarray as xr
 

@@ -1,4 +1,4 @@
-"""What images take of grain, which is an extra."""
+"""The parts of grain, an extra, that images use."""
 
 try:
     import grain

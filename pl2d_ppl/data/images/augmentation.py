@@ -34,9 +34,9 @@ def augment(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
 ) -> Array:
-    """Pad, crop at random, mirror at random, cut out, and normalise; every image draws for itself.
+    """Pad, crop at random, mirror at random, cut out, and normalise, with separate draws for every image.
 
-    A pure function, to be called inside of a compiled one.
+    This is a pure function, to call inside a compiled one.
 
     Parameters
     ----------
@@ -45,16 +45,16 @@ def augment(
     images : array of uint8, or of float on the same scale 0..255, shape (N, height, width, channels)
         The images.
     pad : int
-        Pixels that are added on every side before the crop.
+        Pixels added on every side before the crop.
     fill : {"reflect", "constant", "edge"}
-        With what: the image mirrored, black, or its edge.
+        How to fill the padding: mirrored image, black, or edge pixels.
     size : int or (int, int), optional
         Height and width of the crop; by default the image's.
     flip : float
         Probability of mirroring left and right.
     cutout : int
         Side of a square that is set to the mean, around a pixel drawn at random; 0 for none.
-    mean, std : float or sequence of float, one a channel
+    mean, std : float or sequence of float, one per channel
         For the scale 0..1: the result is (v / 255 - mean) / std.
 
     Returns
@@ -83,7 +83,7 @@ def normalise(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
 ) -> Array:
-    """Crop the middle of images, and normalise: what :func:`augment` does, without chance.
+    """Crop the middle of images, and normalise: :func:`augment` without randomness.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def normalise(
         The images.
     size : int or (int, int), optional
         Height and width of the crop; by default the image's.
-    mean, std : float or sequence of float, one a channel
+    mean, std : float or sequence of float, one per channel
         For the scale 0..1: the result is (v / 255 - mean) / std.
 
     Returns
@@ -112,13 +112,13 @@ def normalise(
 class Augment(nnx.Module):
     """Layer that augments images in training, and only normalises in evaluation mode.
 
-    To put in front of a single network; for a program of several, which should see the same images, take
+    Put it in front of a single network. For a program of several networks, which should see the same images, use
     :func:`augmented`.
 
     Parameters
     ----------
     rngs : nnx.Rngs
-        Source of the random numbers; its stream ``augment``, or the default one.
+        Source of the random numbers: its stream ``augment``, or the default stream.
     **settings
         As of :func:`augment`.
 
@@ -147,7 +147,7 @@ class Augment(nnx.Module):
 
 
 def augmented(model: Callable, **settings: Any) -> Callable:
-    """Augment the images of a program: in training at random, in evaluation mode they are only normalised.
+    """Augment the images of a program at random in training, and only normalise them in evaluation mode.
 
     All networks of the program see the same augmented images, and so does its guide, which is built from the
     augmented program::
@@ -156,8 +156,8 @@ def augmented(model: Callable, **settings: Any) -> Callable:
         data = {"x": read_images(source), "annotations": annotations, "y": y}
         result = fit(rng_key, model, exact(model, ["z"]), data, optimizer, epochs=100, batch_size=128)
 
-    The images stay on the device as bytes. What is drawn depends on the fit's key alone. The networks themselves learn
-    from normalised images, which they need outside of the program too; one that is to be frozen and take bytes has
+    The images stay on the device as bytes. The draws depend only on the fit's key. The networks learn from normalised
+    images, and also need these outside the program. For a network that is to be frozen and take bytes, use
     :class:`Augment` as its first layer instead.
 
     Parameters
@@ -191,7 +191,7 @@ def augmented(model: Callable, **settings: Any) -> Callable:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What :func:`augment` is told, checked."""
+    """The checked settings of :func:`augment`."""
 
     pad: int = 4
     fill: str = "reflect"
@@ -220,7 +220,7 @@ class _Settings:
             raise ValueError(f"Expected finite mean, and std above 0, found {self.mean} and {self.std}.")
 
     def check(self, images: Any) -> None:
-        """Check images against the settings; of both, shapes alone are looked at."""
+        """Check images against the settings, only by their shapes."""
         shape, dtype = np.shape(images), jnp.result_type(images)
         if len(shape) != 4 or 0 in shape or not (dtype == jnp.uint8 or jnp.issubdtype(dtype, jnp.floating)):
             raise ValueError(
@@ -246,7 +246,7 @@ class _Settings:
 
 
 class _Draws(NamedTuple):
-    """What is drawn for N images."""
+    """Random draws for N images."""
 
     corners: Array  # (N, 2) of the crops, in the padded images
     mirrored: Array  # (N,)
@@ -280,7 +280,7 @@ def _apply(images: Array, draws: _Draws, settings: _Settings) -> Array:
 
 
 def _near(centres: Array, length: int, side: int) -> Array:
-    """Which pixels of an axis lie in squares around the centres, (N, length)."""
+    """Mask of the pixels of an axis that lie in squares around the centres, (N, length)."""
     start = centres[:, None] - side // 2
     return (jnp.arange(length) >= start) & (jnp.arange(length) < start + side)
 

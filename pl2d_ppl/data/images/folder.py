@@ -1,4 +1,4 @@
-"""Images that are decoded when they are asked for: in files, or in one buffer."""
+"""Images that are decoded on access: in files, or in one buffer."""
 
 import io
 import os
@@ -23,7 +23,7 @@ class ImageFolder:
     Parameters
     ----------
     paths : iterable of path-like
-        The files, one an item. Whether they are there is seen when they are read; see
+        The files, one per item. Missing files are noticed only when they are read; see
         :func:`~pl2d_ppl.data.check_images`.
     root : path-like, optional
         Folder that relative paths start from; by default the working folder.
@@ -33,7 +33,7 @@ class ImageFolder:
     Raises
     ------
     ValueError
-        If there is no path, or the mode is another one.
+        If there is no path, or the mode is unknown.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike], *, root: str | os.PathLike = "", mode: Mode = "RGB"):
@@ -53,8 +53,8 @@ class ImageFolder:
         folder : path-like
             The folder; paths are relative to it.
         pattern : str
-            Which files, such as ``"*/train/*.png"``; by default all, however deep. Of these, files are kept whose names
-            end as those of images do, and which are not hidden.
+            Pattern of the files, such as ``"*/train/*.png"``; by default all, at any depth. Only files with an image
+            extension that are not hidden are kept.
         mode : {"RGB", "L"}
             Colour or grey.
 
@@ -87,7 +87,7 @@ class ImageFolder:
         return _decode(path, self.mode, path)
 
     def name(self, index: int) -> str:
-        """Return the path of an image, as it was given."""
+        """Return the path of an image, as given."""
         return self.paths[index]
 
     def __repr__(self) -> str:
@@ -95,7 +95,7 @@ class ImageFolder:
 
 
 class EncodedImages:
-    """Encoded images in one buffer, such as JPEG, PNG or WebP: small files by the thousand are slow to open.
+    """Encoded images in one buffer, such as JPEG, PNG or WebP: thousands of small files are slow to open.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class EncodedImages:
     Raises
     ------
     ValueError
-        If data are no bytes, or offsets do not rise within them.
+        If data are not bytes, or offsets do not increase within them.
     """
 
     def __init__(self, data: bytes | NDArray, offsets: ArrayLike, *, mode: Mode = "RGB"):
@@ -132,7 +132,7 @@ class EncodedImages:
 
     @classmethod
     def of(cls, images: Iterable[bytes], *, mode: Mode = "RGB") -> "EncodedImages":
-        """Put encoded images together, such as those of a table's column.
+        """Combine encoded images, such as those in a column of a table.
 
         Parameters
         ----------
@@ -216,12 +216,12 @@ def _decode(file: str | io.BytesIO, mode: Mode, name: str) -> NDArray:
             if opened.mode in ("I", "F"):
                 raise ValueError(f"its pixels are of 32 bits, mode {opened.mode}; scale them to 8 or 16")
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+            if image.mode.startswith("I;16"):  # Pillow would clip these at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             pixels = np.array(image.convert(mode))
     except FileNotFoundError as error:
         raise ValueError(f"Expected an image, found no file {name}. Correct the path, or the root.") from error
-    except Exception as error:  # decoders raise all sorts of errors at broken files
+    except Exception as error:  # decoders raise many kinds of errors for broken files
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"Expected an image that can be decoded, found {name}: {found}. Mend it, or leave it out: "

@@ -1,4 +1,4 @@
-"""Batches of images, decoded and augmented on the host while the device computes, on grain."""
+"""Batches of images, decoded and augmented on the host by grain while the device computes."""
 
 import gc
 import os
@@ -22,41 +22,41 @@ AHEAD = 2  # batches that a thread, or a worker, prepares
 
 
 class ImagePipeline:
-    """Batches of images for training: decoded, transformed and put together while the device computes.
+    """Batches of images for training: decoded, transformed and collected while the device computes.
 
-    Every epoch has an order of its own, and its own random numbers for each item; both follow from the seed, the epoch
-    and the item, and from nothing else: not from the number of workers, nor from where a stream of batches was resumed.
+    Every epoch has its own order, and its own random numbers for each item. Both depend only on the seed, the epoch and
+    the item, not on the number of workers or the point where a stream of batches was resumed.
 
     Parameters
     ----------
     data : Annotated
         Items whose ``x`` are images: a source, or an array of whole numbers 0..255.
     transforms : sequence of grain.transforms.Map or grain.transforms.RandomMap
-        What is done to an item, in this order, such as :class:`~pl2d_ppl.data.Resize`,
+        Transforms of an item, in this order, such as :class:`~pl2d_ppl.data.Resize`,
         :class:`~pl2d_ppl.data.RandomCrop`, :class:`~pl2d_ppl.data.RandomFlip`, :class:`~pl2d_ppl.data.RandAugment`, and
-        at the end :class:`~pl2d_ppl.data.Normalise`, without which images stay bytes. They get, and return, a dict of
+        finally :class:`~pl2d_ppl.data.Normalise`, without which images stay bytes. They take, and return, a dict of
         ``x``, an image of shape (height, width, channels), and the `fields`.
     batch_size : int
-        Items a batch.
+        Items per batch.
     epochs : int
         Passes over the data.
     seed : int
         Seed of the order and of the transforms.
     shuffle : bool
-        Whether the order is drawn.
+        Whether to shuffle the items.
     drop_remainder : bool
-        Whether to leave out, at the end of an epoch, what does not fill a batch.
+        Whether to leave out items at the end of an epoch that do not fill a batch.
     num_workers : int
-        Processes that prepare batches; 0 for threads of this one, which suffice where decoding takes most of the time,
-        as Pillow lets go of Python's lock. A script that starts workers needs ``if __name__ == "__main__":``.
+        Processes that prepare batches; 0 for threads of this process, which suffice if decoding takes most of the time,
+        since Pillow releases Python's lock. A script that starts workers needs ``if __name__ == "__main__":``.
     fields : sequence of str
-        What a batch holds besides ``x``: of ``annotations``, ``y``, ``group``, ``coarse``, ``counts`` and ``item``, the
-        item's number.
+        Contents of a batch besides ``x``, out of ``annotations``, ``y``, ``group``, ``coarse``, ``counts`` and
+        ``item``, the item's number.
 
     Raises
     ------
     ValueError
-        If something does not fit, or the first item cannot be read and transformed.
+        If arguments do not fit, or the first item cannot be read and transformed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ImagePipeline:
         self.shuffle, self.drop_remainder = shuffle, drop_remainder
         order_seed, item_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
         items = grain.MapDataset.source(_Items(data, tuple(fields)))
-        # Before the shuffle, an element's index, from which its random numbers come, is its item's and epoch's.
+        # Before the shuffle, an element's index, which seeds its random numbers, depends on its item and epoch.
         self._items = items.random_map(Composed(self.transforms), seed=item_seed)
         ordered = self._items.shuffle(seed=order_seed) if shuffle else self._items
         self._epoch = ordered.batch(batch_size, drop_remainder=drop_remainder, batch_fn=_stack)
@@ -93,7 +93,7 @@ class ImagePipeline:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return len(self._epoch)
 
     def __len__(self) -> int:
@@ -105,12 +105,12 @@ class ImagePipeline:
         return ImageBatches(self)
 
     def epoch(self, number: int) -> Iterator[dict[str, NDArray]]:
-        """Yield the batches of one epoch, of which there may be more than `epochs`.
+        """Yield the batches of one epoch; its number may exceed `epochs`.
 
         Parameters
         ----------
         number : int
-            Which, from 0.
+            Number of the epoch, from 0.
 
         Yields
         ------
@@ -126,9 +126,9 @@ class ImagePipeline:
             batches.close()
 
     def read(self, epoch: int = 0) -> Annotated:
-        """Transform all items, as one epoch has them, into memory, in the order of the data.
+        """Transform all items as in one epoch, into memory, in the order of the data.
 
-        So images of any size become the ``x`` of :func:`~pl2d_ppl.fit`; or, epoch by epoch, augmented ones::
+        The result gives images of any size as the ``x`` of :func:`~pl2d_ppl.fit`, or augmented images epoch by epoch::
 
             for epoch in range(epochs):
                 data = pipeline.read(epoch).batch()
@@ -137,7 +137,7 @@ class ImagePipeline:
         Parameters
         ----------
         epoch : int
-            Which, from 0.
+            Number of the epoch, from 0.
 
         Returns
         -------
@@ -162,24 +162,24 @@ class ImagePipeline:
 
     @property
     def signature(self) -> dict[str, Any]:
-        """What a stream of batches depends on, besides transforms: a state of another one is refused."""
+        """Settings of a stream of batches, besides transforms: states with other settings are refused."""
         names = ("seed", "batch_size", "shuffle", "drop_remainder")
         return {name: getattr(self, name) for name in names} | {"items": self.data.num_items}
 
 
 class ImageBatches(grain.DatasetIterator):
-    """Stream of batches that can be resumed, bit by bit the same, with any number of workers.
+    """Stream of batches that can be resumed bit for bit, with any number of workers.
 
     Its state is a small dict of numbers, for JSON, or for Orbax by ``grain.checkpoint.CheckpointHandler``.
 
     Parameters
     ----------
     pipeline : ImagePipeline
-        Where the batches come from.
+        Source of the batches.
     dataset : grain.MapDataset, optional
-        The batches, by default all of the pipeline's.
+        The batches; by default all batches of the pipeline.
     step : int
-        Batch to begin with.
+        Number of the first batch.
     """
 
     def __init__(self, pipeline: ImagePipeline, dataset: grain.MapDataset | None = None, step: int = 0):
@@ -213,21 +213,21 @@ class ImageBatches(grain.DatasetIterator):
         return iter(stream)
 
     def get_state(self) -> dict[str, Any]:
-        """Return where the stream is: how many batches it has given, and of what."""
+        """Return the state of the stream: the number of batches given, and the settings."""
         return {"step": self._step, **self._pipeline.signature}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go to where another stream of the same pipeline was.
+        """Continue from the state of another stream of the same pipeline.
 
         Parameters
         ----------
         state : mapping
-            From :meth:`get_state`.
+            State from :meth:`get_state`.
 
         Raises
         ------
         ValueError
-            If it is of another pipeline.
+            If it belongs to another pipeline.
         """
         expected = self._pipeline.signature
         found = {name: state.get(name) for name in expected}
@@ -251,13 +251,13 @@ class ImageBatches(grain.DatasetIterator):
             self._stream.close()
             self._stream = None
             if self._pipeline.num_workers:
-                # Left to itself, the collector may find the workers' semaphores while the next ones are made, which
-                # Python's resource tracker warns of.
+                # Otherwise the garbage collector may find the workers' semaphores while new ones are made, and Python's
+                # resource tracker then warns.
                 gc.collect()
 
 
 def _set_flags() -> None:
-    """Let workers start in scripts that parse no flags of absl, which grain 0.2.18 forgets to (google/grain#1355)."""
+    """Let workers start in scripts that parse no flags of absl, a step that grain 0.2.18 lacks (google/grain#1355)."""
     name = "grain_enable_multiprocess_worker_profiling"
     if name in flags.FLAGS and not flags.FLAGS.is_parsed():
         flags.FLAGS[name].present = 1

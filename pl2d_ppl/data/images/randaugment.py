@@ -14,7 +14,7 @@ from pl2d_ppl.data.images.transforms import on_image
 __all__ = ["OPERATIONS", "Cutout", "RandAugment"]
 
 LEVELS = 30  # magnitudes are 0..30
-GREY = 128  # fills what an operation leaves empty
+GREY = 128  # fills the area that an operation leaves empty
 
 
 def _enhance(name: str) -> Callable[[Any, float], Any]:
@@ -62,7 +62,7 @@ def _rotate(image: Any, strength: float) -> Any:
     return image.rotate(30 * strength, Image.Resampling.BILINEAR, fillcolor=fill)
 
 
-# Of an image and a strength from -1 to 1; where a sign means nothing, of its size.
+# Functions of an image and a strength from -1 to 1, or its size where the sign means nothing.
 OPERATIONS: dict[str, Callable[[Any, float], Any]] = {
     "identity": lambda image, strength: image,
     "auto_contrast": _tone("autocontrast"),
@@ -83,20 +83,20 @@ OPERATIONS: dict[str, Callable[[Any, float], Any]] = {
 
 @dataclass(frozen=True)
 class RandAugment(RandomMap):
-    """RandAugment: a few operations, drawn from 14, one after the other.
+    """RandAugment: apply a few operations, drawn from 14, one after the other.
 
-    At magnitude 30 a rotation is by 30 degrees, a shear by 0.3, a translation by 150/331 of the side, an enhancement
-    by a factor of 0.1 or 1.9, posterisation to 4 bits, and solarisation of everything. Half of all geometric
-    operations and enhancements go the other way. What they leave empty is grey.
+    At magnitude 30 a rotation is by 30 degrees, a shear by 0.3, a translation by 150/331 of the side, an enhancement by
+    a factor of 0.1 or 1.9, posterisation to 4 bits, and solarisation applies to all pixels. Half of all geometric
+    operations and enhancements go in the opposite direction. Empty areas are filled with grey.
 
     Parameters
     ----------
     num_ops : int
-        Operations an image.
+        Operations per image.
     magnitude : int
-        From 0 to 30; the largest, where it is drawn.
+        Magnitude from 0 to 30; the largest one if it is drawn.
     draw_magnitude : bool
-        Whether every operation draws its magnitude, from 1 up to `magnitude`, as FixMatch has it.
+        Whether every operation draws its magnitude, from 1 up to `magnitude`, as in FixMatch.
 
     Raises
     ------
@@ -143,7 +143,7 @@ class Cutout(RandomMap):
     Parameters
     ----------
     side : int
-        Its side; what reaches over the edge of the image is lost.
+        Length of the side; the part beyond the edge of the image is lost.
 
     Raises
     ------
@@ -162,7 +162,7 @@ class Cutout(RandomMap):
             raise ValueError(f"Expected a side from 1 up, found {self.side}.")
 
     def random_map(self, element: Any, rng: np.random.Generator) -> Any:
-        """Cut out of an image, uint8, or of the ``x`` of an element."""
+        """Cut a square out of an image, uint8, or of the ``x`` of an element."""
         return on_image(element, lambda image: self._cut(image, rng))
 
     def _cut(self, image: NDArray, rng: np.random.Generator) -> NDArray:

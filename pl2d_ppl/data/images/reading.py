@@ -1,4 +1,4 @@
-"""Reading of all images there are: a report of those that cannot be, and one array of them."""
+"""Read all images: report those that cannot be read, and make one array."""
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -17,7 +17,7 @@ from pl2d_ppl.data.source import Part, Source, is_source
 
 __all__ = ["BadImage", "ImageReport", "check_images", "read_images"]
 
-AHEAD = 256  # images that are decoded ahead of what is done with them, at most
+AHEAD = 256  # most images that are decoded ahead of their use
 
 
 class BadImage(NamedTuple):
@@ -30,16 +30,16 @@ class BadImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What images there are; it prints as a table.
+    """Report on images; it prints as a table.
 
     Attributes
     ----------
     num_items : int
         N.
     bad : tuple of BadImage
-        Those that cannot be read.
+        Images that cannot be read.
     shapes : dict of tuple to int
-        How many of the others have which shape, the most frequent first.
+        Number of the other images by shape, the most frequent first.
     """
 
     num_items: int
@@ -48,7 +48,7 @@ class ImageReport:
 
     @property
     def good(self) -> NDArray:
-        """Items that can be read, array of int, for ``data.take``."""
+        """Indices of the items that can be read, for ``data.take``."""
         return np.setdiff1d(np.arange(self.num_items), [image.item for image in self.bad])
 
     def __str__(self) -> str:
@@ -60,9 +60,9 @@ class ImageReport:
 
 
 def check_images(images: Source | Annotated, *, progress: bool = True) -> ImageReport:
-    """Decode all images, and report those that cannot be, and the shapes of the others.
+    """Decode all images; report those that cannot be decoded, and the shapes of the others.
 
-    To leave bad ones out: ``data.take(check_images(data).good)``.
+    Leave bad images out by ``data.take(check_images(data).good)``.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def check_images(images: Source | Annotated, *, progress: bool = True) -> ImageR
     Returns
     -------
     ImageReport
-        What there is.
+        The report.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def check_images(images: Source | Annotated, *, progress: bool = True) -> ImageR
     def look(index: int) -> tuple[int, ...] | BadImage:
         try:
             return np.shape(source[index])
-        except Exception as error:  # sources are the user's, too: whatever one raises is the finding
+        except Exception as error:  # users write sources too: any error is a finding
             return BadImage(index, names(index), str(error) or type(error).__name__)
 
     found = list(in_order(look, len(source), progress, "check images"))
@@ -97,16 +97,16 @@ def check_images(images: Source | Annotated, *, progress: bool = True) -> ImageR
 def read_images(
     images: Source | Annotated, *, size: int | tuple[int, int] | None = None, progress: bool = True
 ) -> NDArray:
-    """Decode all images into one array of bytes, a quarter of what they take as float32.
+    """Decode all images into one array of bytes, which takes a quarter of the memory of float32.
 
-    It may be the ``x`` of :func:`~pl2d_ppl.fit` as it is, with :func:`~pl2d_ppl.data.augmented` around the model.
+    The array may be the ``x`` of :func:`~pl2d_ppl.fit`, with :func:`~pl2d_ppl.data.augmented` around the model.
 
     Parameters
     ----------
     images : Source or Annotated
         N images, or data with a lazy ``x`` of them.
     size : int or (int, int), optional
-        Height and width to scale them to; by default they must be of one size.
+        Height and width to scale them to; by default all images must have one size.
     progress : bool
         Whether to show a progress bar.
 
@@ -140,7 +140,7 @@ def read_images(
 
 
 def source_of(images: Source | Annotated) -> tuple[Source, Callable[[int], str]]:
-    """Return a source, and how its items are called.
+    """Return a source, and a function for the names of its items.
 
     Raises
     ------
@@ -166,12 +166,12 @@ def _name(source: Source, index: int) -> str:
 
 
 def check_image(image: Any, name: str) -> NDArray:
-    """Check an image, and return it as uint8: as the ``x`` of data it is float.
+    """Check an image, and return it as uint8; images in the ``x`` of data are float.
 
     Raises
     ------
     ValueError
-        If it is not of bytes, and of shape (height, width, channels).
+        If it does not consist of bytes, or does not have shape (height, width, channels).
     """
     image = np.asarray(image)
     if image.dtype == np.float32 and np.array_equal(image, np.clip(np.rint(image), 0, 255)):
@@ -185,12 +185,12 @@ def check_image(image: Any, name: str) -> NDArray:
 
 
 def shape_of(size: int | Sequence[int]) -> tuple[int, int]:
-    """Return height and width, of which a single number is both.
+    """Return height and width; a single number stands for both.
 
     Raises
     ------
     ValueError
-        If they are no positive integers.
+        If they are not positive integers.
     """
     pair = (size, size) if isinstance(size, int | np.integer) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in pair):
@@ -199,7 +199,7 @@ def shape_of(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def resize(image: NDArray, shape: tuple[int, int]) -> NDArray:
-    """Scale an image to a height and a width, by bicubic interpolation that averages where it shrinks."""
+    """Scale an image to a height and a width, by bicubic interpolation that averages when it shrinks."""
     from PIL import Image
 
     if image.shape[:2] == shape:
@@ -216,8 +216,8 @@ def to_pillow(image: NDArray) -> Any:
 
 
 def in_order[T](function: Callable[[int], T], number: int, progress: bool, what: str) -> Generator[T]:
-    """Call a function with 0, 1, ... in threads, a limited number ahead, and yield what it returns in order."""
-    # Decoders let go of Python's lock. On an error, or Ctrl-C, calls that have not begun are dropped.
+    """Call a function with 0, 1, ... in threads, a limited number ahead, and yield its results in order."""
+    # Decoders release Python's lock. On an error, or Ctrl-C, calls that have not begun are dropped.
     with (
         ThreadPoolExecutor() as pool,
         tqdm(total=number, desc=what, unit="image", disable=not progress) as bar,

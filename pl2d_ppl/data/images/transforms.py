@@ -18,12 +18,12 @@ type Transform = Map | RandomMap
 
 @dataclass(frozen=True)
 class Resize(Map):
-    """Scale an image, by bicubic interpolation that averages where it shrinks.
+    """Scale an image, by bicubic interpolation that averages when it shrinks.
 
     Parameters
     ----------
     size : int or (int, int)
-        Length of the shorter side, the aspect being kept; or height and width.
+        Length of the shorter side, which keeps the aspect ratio; or height and width.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class CenterCrop(Map):
     Raises
     ------
     ValueError
-        If it is not positive; for an image that is smaller.
+        If the size is not positive; when applied, if an image is smaller.
     """
 
     size: int | tuple[int, int]
@@ -88,14 +88,14 @@ class RandomCrop(RandomMap):
     size : int or (int, int), optional
         Height and width; by default the image's.
     pad : int
-        Pixels that are added on every side before.
+        Pixels added on every side before the crop.
     fill : {"reflect", "constant", "edge"}
-        With what: the image mirrored, black, or its edge.
+        How to fill the padding: mirrored image, black, or edge pixels.
 
     Raises
     ------
     ValueError
-        If a setting is malformed; for an image that is too small for it.
+        If a setting is malformed; when applied, if an image is too small for it.
     """
 
     size: int | tuple[int, int] | None = None
@@ -144,12 +144,12 @@ class RandomFlip(RandomMap):
     Parameters
     ----------
     probability : float
-        How often.
+        Probability of mirroring.
 
     Raises
     ------
     ValueError
-        If it is no probability.
+        If it is not a probability.
     """
 
     probability: float = 0.5
@@ -170,7 +170,7 @@ class Normalise(Map):
 
     Parameters
     ----------
-    mean, std : float or tuple of float, one a channel
+    mean, std : float or tuple of float, one per channel
         For the scale 0..1.
 
     Raises
@@ -201,12 +201,12 @@ class Normalise(Map):
 
 
 class Views(RandomMap):
-    """Several views of the same image, such as a weak and a strong one; the last of the transforms.
+    """Several views of the same image, such as a weak and a strong one. It must be the last transform.
 
     Parameters
     ----------
     **views
-        By name, the transforms of a view. An element gets the views in place of its ``x``; one of them should be called
+        Transforms of each view, by name. The views replace the ``x`` of an element; one of them should be called
         ``x``::
 
             weak = [RandomFlip(), RandomCrop(pad=4)]
@@ -215,7 +215,7 @@ class Views(RandomMap):
     Raises
     ------
     ValueError
-        If there is none, or something among them is no transform.
+        If there are no views, or one contains something other than transforms.
     """
 
     def __init__(self, **views: Sequence[Transform]):
@@ -232,7 +232,7 @@ class Views(RandomMap):
 
 
 class Composed(RandomMap):
-    """Transforms, one after the other, which share an item's random numbers.
+    """Transforms, applied one after the other, which share an item's random numbers.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ def on_image(element: Any, change: Callable[[NDArray], NDArray]) -> Any:
 
 
 def check_transforms(transforms: Sequence[Any]) -> None:
-    """Refuse what is no transform, by a ValueError."""
+    """Raise a ValueError if something is not a transform."""
     for transform in transforms:
         if not isinstance(transform, Map | RandomMap):
             raise ValueError(
@@ -266,7 +266,7 @@ def check_transforms(transforms: Sequence[Any]) -> None:
 
 
 def check_numbers(**values: tuple[Any, int]) -> None:
-    """Refuse what is no integer from its least value up, by a ValueError."""
+    """Raise a ValueError if a value is not an integer from its least value up."""
     for name, (value, least) in values.items():
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
             raise ValueError(f"Expected {name} as an integer from {least} up, found {value!r}.")

@@ -1,4 +1,4 @@
-"""Which column of a table holds what."""
+"""Roles of the columns of a table."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Layout = Literal["long", "wide", "counts"]
 
 FEATURES, VOTES = "x_", "votes_"  # prefixes of columns
 
-# What each is commonly called, the likeliest first.
+# Common names of each role, the most likely first.
 ROLES = {
     "item": ("item", "file", "image", "task", "example", "filename", "id"),
     "annotator": ("annotator", "worker", "person", "rater", "expert", "reader", "coder"),
@@ -26,19 +26,19 @@ ROLES = {
 OF_ITEMS = ("item", "truth", "group", "coarse", "split")
 OF_LONG = ("item", "annotator", "label")
 _PEOPLE = re.compile(f"({'|'.join(ROLES['annotator'] + ROLES['label'])}|slot)s?_?[0-9a-z]{{1,3}}")
-_INDEX = re.compile(r"Unnamed: \d+")  # of pandas, written without a name
+_INDEX = re.compile(r"Unnamed: \d+")  # pandas' name for an unnamed column
 
 
 def find_columns(names: Sequence[str], columns: Mapping[str, str | None] | None = None) -> dict[str, str]:
-    """Find columns by what they are called, case, blanks and endings such as ``_id`` apart.
+    """Find columns by their names, ignoring case, blanks and endings such as ``_id``.
 
     Parameters
     ----------
     names : sequence of str
         Columns of a table.
     columns : mapping of str to str, optional
-        Which column is ``item``, ``annotator``, ``label``, ``truth``, ``group``, ``coarse`` or ``split``, where the
-        name does not tell, or misleads; None where there is none.
+        Which column is ``item``, ``annotator``, ``label``, ``truth``, ``group``, ``coarse`` or ``split``, if its name
+        does not show it or misleads; None if there is no such column.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def find_columns(names: Sequence[str], columns: Mapping[str, str | None] | None 
     Raises
     ------
     ValueError
-        If a role or a column in `columns` does not exist, or two columns are called alike.
+        If a role or a column in `columns` does not exist, or two columns have similar names.
     """
     columns = dict(columns or {})
     strange = [role for role in columns if role not in ROLES]
@@ -93,12 +93,12 @@ _TAKEN = {spelling for role in ROLES for spelling in _spellings(role)}
 
 
 def is_taken(name: str) -> bool:
-    """Whether a column of this name would not be read as that of a person."""
+    """Whether a column with this name would not be read as that of a person."""
     return _form(name) in _TAKEN or name.startswith((FEATURES, VOTES)) or bool(_INDEX.fullmatch(name))
 
 
 def rest_of(names: Sequence[str], roles: Mapping[str, str], feature_prefix: str) -> list[str]:
-    """Columns of a wide or counts table that stand for people, or categories."""
+    """Columns of a wide or counts table that represent people, or categories."""
     own = {roles[role] for role in OF_ITEMS if role in roles}
     return [
         name
@@ -114,7 +114,7 @@ def detect_layout(
     people: Sequence[str] | None,
     feature_prefix: str,
 ) -> Layout:
-    """Tell the layout of a table by its columns, and where they may mean two things by their values.
+    """Find the layout of a table by its columns or, if these are ambiguous, by their values.
 
     Parameters
     ----------
@@ -123,9 +123,9 @@ def detect_layout(
     roles : mapping of str to str
         Columns by role.
     classes, people : sequence of str, optional
-        Names of the categories, and of people, as far as they are given.
+        Names of the categories, and of people, if given.
     feature_prefix : str
-        How names of features begin.
+        Prefix of the names of features.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Features and truth from files of their own, joined by the names of items."""
+"""Features and truth from separate files, joined by the names of items."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -25,7 +25,7 @@ def join_features(path: Path, items: Sequence[str] | None) -> Any:
     ----------
     path : Path
         An ``.npz`` with keys `items` (N',) and `x` (N', ...); a CSV or Parquet file with a column of items and columns
-        of numbers, those that begin with ``x_`` if there are any; or a folder of images, at any depth.
+        of numbers (only those that begin with ``x_``, if there are any); or a folder of images, at any depth.
     items : sequence of str, length N, or None
         Names of the items. An image is found by its path in the folder, or by its file name, with or without extension.
 
@@ -37,7 +37,7 @@ def join_features(path: Path, items: Sequence[str] | None) -> Any:
     Raises
     ------
     ValueError
-        If the file cannot be read, items have no name, one has no features, or a name fits several images.
+        If the file cannot be read, items have no names, an item has no features, or a name fits several images.
     """
     if items is None:
         raise ValueError(f"Expected a column of items to join {path} by, found none. Name it by columns (--column).")
@@ -65,7 +65,7 @@ def _check_found(path: Path, found: NDArray, items: Sequence[str], names: Sequen
 
 
 def read_features(path: Path) -> tuple[Sequence[str] | None, NDArray]:
-    """Read features, and the names of their items as far as they have any.
+    """Read features, and the names of their items if they have any.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def _table_of_features(file: TableFile) -> tuple[Sequence[str] | None, NDArray]:
 
 
 def _first_empty(column: Coded) -> int:
-    """First row without a value, as people count them, below the header."""
+    """Return the first row without a value, counted as people count, below the header."""
     return int(np.argmax(column.codes < 0)) + 1
 
 
@@ -141,7 +141,7 @@ def feature_columns(file: TableFile, names: Sequence[str]) -> NDArray:
     Raises
     ------
     ValueError
-        If a value is no number.
+        If a value is not a number.
     """
     columns = []
     for name, column in file.read(names).items():
@@ -185,9 +185,9 @@ def read_item_labels(path: Path, columns: Mapping[str, str | None] | None, encod
     path : Path
         CSV or Parquet.
     columns : mapping of str to str, optional
-        As for :func:`~pl2d_ppl.data.tables.columns.find_columns`, as far as the table has such columns.
+        As for :func:`~pl2d_ppl.data.tables.columns.find_columns`, if the table has such columns.
     encoding : str
-        Of a CSV file.
+        Encoding of a CSV file.
 
     Returns
     -------
@@ -217,12 +217,12 @@ def read_item_labels(path: Path, columns: Mapping[str, str | None] | None, encod
 
 
 def check_overlap(where: Any, names: Sequence[str], own: Any, items: Mapping[str, int]) -> None:
-    """Refuse names of items of which none is known: they are written in another way, or are others.
+    """Refuse names of items if none of them is known: they are spelt differently, or belong to other items.
 
     Raises
     ------
     ValueError
-        If there is no overlap.
+        If the names do not overlap.
     """
     if names and items and not any(name in items for name in names):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What each layout of a table means."""
+"""Readers for each layout of a table."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from pl2d_ppl.data.tables.table_files import TableFile
 __all__ = ["READERS", "Request"]
 
 TRAIN, TEST = ("train", "training"), ("test", "testing")
-MOST_OWN = 20  # values of a column that no other has: beyond, it is no person
+MOST_OWN = 20  # values that occur in one column only: with more, the column is not a person
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, of any layout."""
+    """A request to read a table, in any layout."""
 
     file: TableFile
     roles: Mapping[str, str]
@@ -39,7 +39,7 @@ class Request:
     missing: tuple[str, ...]
 
     def column(self, role: str) -> Coded | None:
-        """Read the column of a role, if there is one."""
+        """Read the column of a role, if it exists."""
         return self.file.coded(self.roles[role]) if role in self.roles else None
 
 
@@ -97,13 +97,13 @@ def _read_long(request: Request) -> tuple[dict[str, Any], NDArray | None]:
 
 
 def _empty(wrong: NDArray) -> str:
-    """Where something is wrong, as people count rows."""
+    """Say where something is wrong, with rows counted as people count."""
     more = f" and {wrong.sum() - 1:,} more" if wrong.sum() > 1 else ""
     return f"row {int(np.argmax(wrong)) + 1} below the header{more}"
 
 
 def _people(person: Coded, request: Request) -> tuple[list[str], NDArray]:
-    """People in order, and the column of each row, −1 of those who are left out."""
+    """Return people in order, and the column of each row, −1 for people left out."""
     warn_of_spellings("people", person.values)
     present = set(person.values)
     if request.people is None:
@@ -127,7 +127,7 @@ def _truth(rows: NDArray, truths: Sequence[NDArray], items: Sequence[str], class
 
 
 def _of_items(request: Request, rows: NDArray, items: Sequence[str]) -> dict[str, Any]:
-    """Group, superclass and part of each item, None where there is no such column."""
+    """Return group, superclass and part of each item, None if there is no such column."""
     found: dict[str, Any] = {}
     for role in ("group", "coarse", "split"):
         column = request.column(role)
@@ -142,7 +142,7 @@ def _of_items(request: Request, rows: NDArray, items: Sequence[str]) -> dict[str
 
 
 def _values(role: str, names: Sequence[str]) -> NDArray:
-    """Distinct values: integers where they are written as such, or whether this is the test part."""
+    """Return distinct values: integers if they are written as such, or whether an item is in the test part."""
     if role == "split":
         forms = [name.strip().casefold() for name in names]
         other = [name for name, form in zip(names, forms, strict=True) if form not in TRAIN + TEST]
@@ -207,7 +207,7 @@ def _check_columns(what: str, names: Sequence[str], request: Request) -> None:
 
 
 def _check_people(names: Sequence[str], request: Request) -> None:
-    """Refuse to take comments or features for a person."""
+    """Refuse columns of comments or features among the people."""
     truth = [request.roles["truth"]] if "truth" in request.roles else []
     request.file.read([*names, *truth])  # at once
     values = {name: request.file.coded(name).values for name in [*names, *truth]}
@@ -224,7 +224,7 @@ def _check_people(names: Sequence[str], request: Request) -> None:
 
 
 def _counts(request: Request, names: Sequence[str]) -> NDArray:
-    """Numbers of votes (N, C)."""
+    """Read the numbers of votes, (N, C)."""
     columns = []
     for name in names:
         found = request.file.coded(name)
@@ -242,7 +242,7 @@ def _counts(request: Request, names: Sequence[str]) -> NDArray:
 def _rows(
     request: Request, people: Sequence[str], classes: tuple[str, ...] | None, counts: NDArray | None
 ) -> tuple[dict[str, Any], NDArray | None]:
-    """Read a table of a row an item."""
+    """Read a table with one row per item."""
     request.file.read([*people, *(request.roles[role] for role in OF_ITEMS if role in request.roles)])  # at once
     item, truth = request.column("item"), request.column("truth")
     said = [request.file.coded(name) for name in people]
@@ -273,7 +273,7 @@ def _rows(
 
 
 def _names(item: Coded) -> list[str]:
-    """Names of the items of a table of a row an item."""
+    """Return the names of the items of a table with one row per item."""
     if item.codes.min() < 0:
         raise ValueError(
             f"Expected every row to name its item, found none in {_empty(item.codes < 0)}. Add it, or drop the rows."
@@ -288,7 +288,7 @@ def _names(item: Coded) -> list[str]:
 
 
 def _joined(request: Request, items: Sequence[str], names: Coded, truth: Coded) -> tuple[NDArray, Coded]:
-    """Truth of the items that there are, from another table."""
+    """Read the truth of these items from another table."""
     places = {name: i for i, name in enumerate(items)}
     check_overlap(request.truth_path, names.values, request.file.path, places)
     rows = np.array([places.get(name, -1) for name in names.values])[names.codes]
@@ -296,7 +296,7 @@ def _joined(request: Request, items: Sequence[str], names: Coded, truth: Coded) 
 
 
 def _features(request: Request, items: Sequence[str] | None, num_items: int) -> Any:
-    """Features from their own file, else from columns of this one."""
+    """Read features from their own file, or else from columns of this table."""
     if request.features is not None:
         return join_features(request.features, items)
     own = [request.roles[role] for role in OF_ITEMS if role in request.roles]

@@ -1,4 +1,4 @@
-"""Names and labels as people write them: which are missing, which are numbers, which are one name in two spellings."""
+"""Names and labels as people write them: missing ones, numbers, and one name in two spellings."""
 
 import re
 import unicodedata
@@ -24,9 +24,9 @@ __all__ = [
     "warn_of_spellings",
 ]
 
-# "None" is not here: that nothing is to be seen is what many an expert says.
+# "None" is not here: many experts use it to say that there is nothing to see.
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "<NA>", "-1")
-MOST_NUMBERED_CLASSES = 10_000  # as in .npz files: a stray 2**31 must not become two thousand million names
+MOST_NUMBERED_CLASSES = 10_000  # as in .npz files: a stray 2**31 must not create two thousand million names
 SHOWN = 5
 _INTEGER = re.compile(r"\s*([+-]?[0-9]+)(\.0*)?\s*")
 
@@ -37,7 +37,7 @@ class Coded(NamedTuple):
     Attributes
     ----------
     codes : array of int32, shape (R,)
-        Place of each row's name in `values`, −1 where it is empty.
+        Index of each row's name in `values`, −1 where it is empty.
     values : list of str
         The distinct names, in order of appearance.
     """
@@ -87,20 +87,21 @@ def number_labels(
 ) -> tuple[list[NDArray], tuple[str, ...]]:
     """Turn labels, as written, into categories 0, ..., C − 1.
 
-    With `classes`, a label is one of these names; where no name is a number and all labels are, they count the names
-    from 0. Without, labels that are all integers are categories themselves, and are called "0", "1", ... up to the
-    largest; others are sorted by name. "2.0" is the integer 2: a column of integers with gaps is often written so.
+    With `classes`, a label is one of these names. If all labels are numbers and no name is, they count the names from
+    0. Without `classes`, labels that are all integers are categories themselves, with names "0", "1", ... up to the
+    largest; other labels are sorted by name. "2.0" is the integer 2, since columns of integers with gaps are often
+    written like this.
 
     Parameters
     ----------
     columns : sequence of Coded
-        Labels, from as many columns as speak of the same categories.
+        Labels, from all columns with the same categories.
     classes : iterable of str, length C, optional
         Names of the categories.
     missing : iterable of str
-        Labels that mean "no annotation", beside `MISSING`.
+        Labels that mean "no annotation", in addition to `MISSING`.
     least : int
-        Least number of categories that are called by their numbers.
+        Least number of categories, if numbers are their names.
 
     Returns
     -------
@@ -112,7 +113,7 @@ def number_labels(
     Raises
     ------
     ValueError
-        If a label is none of `classes`, an integer is negative or too large, or every label is missing.
+        If a label is not in `classes`, an integer is negative or too large, or every label is missing.
     """
     known = None if classes is None else distinct_names("classes", classes)
     vocabulary: dict[str, int] = {}
@@ -126,7 +127,7 @@ def number_labels(
         numbers = _named_by(labels, known)
         _check_known([v for v in labels if v not in numbers], known, columns)
     category = np.array([numbers.get(v, -1) for v in vocabulary], np.int32)
-    # The value after the last is that of the code −1.
+    # The extra last value belongs to the code −1.
     return [np.append(category[p], np.int32(-1))[c.codes] for p, c in zip(places, columns, strict=True)], known
 
 
@@ -158,13 +159,13 @@ def _named_by_themselves(labels: Sequence[str], least: int) -> tuple[dict[str, i
 
 
 def numbered(names: Iterable[str]) -> list[int] | None:
-    """Return names as integers, or None if not all of them are."""
+    """Return names as integers, or None if not all are integers."""
     integers = [_integer(name) for name in names]
     return None if None in integers else [i for i in integers if i is not None]
 
 
 def _named_by(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
-    """Categories of the labels that are known."""
+    """Return the categories of known labels."""
     places = {name: i for i, name in enumerate(classes)}
     integers = numbered(labels)
     if integers is None or all(label in places for label in labels):
@@ -173,7 +174,7 @@ def _named_by(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
     if None not in own:
         by_value = {number: i for i, number in enumerate(own)}
         return {v: by_value[i] for v, i in zip(labels, integers, strict=True) if i in by_value}
-    if any(number is not None for number in own):  # some names are numbers: labels are names, then
+    if any(number is not None for number in own):  # some names are numbers: labels are then names
         return {label: places[label] for label in labels if label in places}
     return {v: i for v, i in zip(labels, integers, strict=True) if 0 <= i < len(classes)}
 
@@ -195,14 +196,14 @@ def _check_known(unknown: Sequence[str], classes: Sequence[str], columns: Sequen
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Sort names, by their numbers where all are integers."""
+    """Sort names, by number if all are integers."""
     names = sorted(names)
     integers = numbered(names)
     return names if integers is None else [n for _, n in sorted(zip(integers, names, strict=True))]
 
 
 def warn_of_spellings(what: str, names: Iterable[str]) -> None:
-    """Warn of names that differ by case, blanks or Unicode form only, and so may be one."""
+    """Warn of names that differ only by case, blanks or Unicode form, and so may be the same."""
     forms: dict[str, list[str]] = {}
     for name in names:
         form = " ".join(unicodedata.normalize("NFKC", name).casefold().split())

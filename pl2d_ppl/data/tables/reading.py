@@ -1,4 +1,4 @@
-"""Annotations in tables: a row an annotation, a row an item, or numbers of votes."""
+"""Read annotations from tables: one row per annotation, one row per item, or numbers of votes."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -38,53 +38,53 @@ def read_table(
 ) -> tuple[Annotated, Annotated | None]:
     """Read annotations from a CSV or Parquet file.
 
-    Layouts, told apart by their columns:
+    Layouts, recognised by their columns:
 
-    - long: a row an annotation, with columns ``item``, ``annotator`` and ``label``. A row without label, or without
-      annotator and label, says that there is such a person, or item. Other columns are left alone.
-    - wide: a row an item, and a column a person; all columns that are nothing else, or `people`. Columns
+    - long: one row per annotation, with columns ``item``, ``annotator`` and ``label``. A row without label, or without
+      annotator and label, only names a person, or an item. Other columns are ignored.
+    - wide: one row per item, and one column per person: `people`, or all columns without another role. Columns
       ``votes_NAME`` hold numbers of anonymous votes for the category NAME.
-    - counts: a row an item, and a column a category, with the number of anonymous votes; empty means none.
+    - counts: one row per item, and one column per category, with the number of anonymous votes; empty means none.
 
-    Any may have columns ``truth``, ``group``, ``coarse`` and ``split`` ("train" or "test"; test items become the second
-    part), alike in all rows of an item; wide and counts tables need no ``item``, and may have features, in columns
-    that begin with ``x_``. Case, and common other names such as ``worker_id``, are understood. Labels are names or
-    integers, missing where empty, "NA", "NaN", "null" or -1. Items are in order of appearance, people in that of
-    `people`, or else sorted.
+    All layouts may have columns ``truth``, ``group``, ``coarse`` and ``split`` ("train" or "test"; test items become
+    the second part), with the same value in all rows of an item. Wide and counts tables need no ``item``, and may have
+    features in columns that begin with ``x_``. Column names ignore case, and common other names such as ``worker_id``
+    are recognised. Labels are names or integers; empty, "NA", "NaN", "null" and -1 mean missing. Items are in order of
+    appearance, people in the order of `people`, or else sorted.
 
     Parameters
     ----------
     path : path-like
         ``.csv``, ``.tsv`` or ``.txt`` in UTF-8, or ``.parquet``.
     layout : {"long", "wide", "counts"}, optional
-        By default what the columns say.
+        By default the layout is found from the columns.
     columns : mapping of str to str or None, optional
-        Which column is ``item``, ``annotator``, ``label``, ``truth``, ``group``, ``coarse`` or ``split``, where its
-        name does not tell; None where there is none, in spite of a name.
+        Which column is ``item``, ``annotator``, ``label``, ``truth``, ``group``, ``coarse`` or ``split``, if its name
+        does not show it; None if there is no such column, despite its name.
     classes : iterable of str, length C, optional
-        Names of the categories; labels are these names, or where none of these is a number, may be their places from
-        0. By default the labels that there are, sorted; integers are categories themselves. A Parquet file that
-        :func:`~pl2d_ppl.data.tables.writing.write_table` wrote knows its own.
+        Names of the categories. Labels are these names or, if none of them is a number, their positions from 0. By
+        default the labels in the table, sorted; integers are categories themselves. A Parquet file from
+        :func:`~pl2d_ppl.data.tables.writing.write_table` stores its classes.
     people : iterable of str, length M, optional
-        Who is read, in this order. By default everybody.
+        People to read, in this order. By default everybody.
     truth : path-like, optional
-        Another table, of items and their truth. Items that a long table lacks are added: nobody annotated them.
+        Another table, of items and their truth. Items that a long table lacks are added, without annotations.
     features : path-like, optional
         Features by item: an ``.npz`` with `items` and `x`, a table, or a folder of images, which are lazy; see
-        :func:`~pl2d_ppl.data.tables.joining.join_features`. Without any, x has shape (N, 0).
+        :func:`~pl2d_ppl.data.tables.joining.join_features`. Without features, x has shape (N, 0).
     feature_prefix : str
-        How columns of features begin, in a wide or counts table.
+        Prefix of columns of features, in a wide or counts table.
     duplicates : {"error", "first", "last", "majority"}
-        Which label counts where somebody gave an item several; a tie of the majority goes to what came first. The same
-        label again is no conflict.
+        Which label counts if a person gave an item several; ties of the majority go to the first label. A repeated
+        label is not a conflict.
     missing : iterable of str
         More labels that mean "no annotation", such as "unsure".
     encoding : str
-        Of a CSV file, such as "latin-1".
+        Encoding of a CSV file, such as "latin-1".
     delimiter : str, optional
-        Of a CSV file; by default what its header has most of: comma, semicolon or tab.
+        Delimiter of a CSV file; by default the most frequent in its header: comma, semicolon or tab.
     subset : bool
-        Whether this is a part of a data set, of which no truth need be known.
+        Whether this is a part of a data set, whose truth may be unknown.
 
     Returns
     -------
@@ -95,13 +95,13 @@ def read_table(
     Raises
     ------
     ValueError
-        If the file cannot be read, a column is missing, a label is unknown, somebody gave an item several labels,
-        truth differs between rows of an item, or as :class:`Annotated` does.
+        If the file cannot be read, a column is missing, a label is unknown, a person gave an item several labels, truth
+        differs between rows of an item, or :class:`Annotated` refuses the data.
 
     Warns
     -----
     UserWarning
-        If names of people, or of categories, differ by case, blanks or Unicode form only.
+        If names of people, or of categories, differ only by case, blanks or Unicode form.
     """
     path = Path(path)
     file = open_table(path, encoding, delimiter)
@@ -130,7 +130,7 @@ def read_table(
 
 
 def _parts(content: dict[str, Any], is_test: NDArray | None, *, subset: bool) -> tuple[Annotated, Annotated | None]:
-    """Divide what was read into a training and a test part."""
+    """Divide the items into a training and a test part."""
     if not subset and content["counts"] is None and not (content["y"] >= 0).any():
         raise ValueError(
             "Expected the truth of at least one item in y, found none. Add a column truth, or name a table that has "

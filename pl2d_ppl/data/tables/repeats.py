@@ -1,4 +1,4 @@
-"""What is said twice: labels that somebody gave to the same item, and facts that an item has once."""
+"""Repeated entries: several labels by one person for an item, and facts that an item has once."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,25 +15,25 @@ MOST_CELLS = 2**31  # of items x people; 8 GiB
 
 
 def once_per_item(what: str, rows: NDArray, values: NDArray, num_items: int, told: Mapping[str, Any]) -> NDArray:
-    """Collect what is said of an item in several rows, and must be the same in all of them.
+    """Collect a fact about each item that may occur in several rows, and must be the same in all of them.
 
     Parameters
     ----------
     what : str
-        Its name, for the message.
+        Name of the fact, for the message.
     rows : array of int, shape (R,)
         Item of each row.
     values : array of int32, shape (R,)
-        What the row says, −1 where nothing.
+        Value in the row, −1 if empty.
     num_items : int
         N.
     told : mapping
-        ``items`` and ``values``: names of the items and of what is said, for the message.
+        ``items`` and ``values``: names of the items and of the values, for the message.
 
     Returns
     -------
     array of int32, shape (N,)
-        What is said, −1 where nothing.
+        Value of each item, −1 if unknown.
 
     Raises
     ------
@@ -55,12 +55,12 @@ def once_per_item(what: str, rows: NDArray, values: NDArray, num_items: int, tol
 
 
 def every_item(what: str, rows: NDArray, values: NDArray, num_items: int, told: Mapping[str, Any]) -> NDArray:
-    """Collect what must be said of every item; as :func:`once_per_item`, where it is a ValueError if it is not.
+    """Collect a fact that every item must have, by :func:`once_per_item`; raise a ValueError if an item lacks it.
 
     Raises
     ------
     ValueError
-        If two rows of an item disagree, or nothing is said of an item.
+        If two rows of an item disagree, or an item has no value.
     """
     result = once_per_item(what, rows, values, num_items, told)
     if result.min() < 0:
@@ -80,15 +80,14 @@ def place(
 ) -> NDArray:
     """Put labels into a matrix of items by people.
 
-    A label that somebody gave to the same item again is no conflict, whatever the rule.
+    If a person repeats a label for an item, it is not a conflict, under any rule.
 
     Parameters
     ----------
     rows, columns, labels : array of int, shape (R,)
         Item, person and category of each annotation.
     duplicates : {"error", "first", "last", "majority"}
-        What becomes of several categories that one person gave to one item. A tie of the majority goes to what came
-        first.
+        Which category counts if a person gave several to one item. Ties of the majority go to the first category.
     told : mapping
         Names: ``items`` (N), ``people`` (M), ``classes``.
 
@@ -100,7 +99,7 @@ def place(
     Raises
     ------
     ValueError
-        If somebody gave an item several categories and the rule is "error", the rule is unknown, or the matrix would
+        If a person gave an item several categories and the rule is "error", the rule is unknown, or the matrix would
         not fit in memory.
     """
     if duplicates not in ("error", "first", "last", "majority"):
@@ -135,7 +134,7 @@ def place(
 
 
 def _majority(cells: NDArray, labels: NDArray) -> NDArray:
-    """Most frequent label of each cell, ascending; of a tie the one that came first."""
+    """Return the most frequent label of each cell, ascending; ties go to the first label."""
     pairs = pd.DataFrame({"cell": cells, "label": labels}).groupby(["cell", "label"], sort=False).size()
     most = pairs.sort_values(ascending=False, kind="stable").reset_index().drop_duplicates("cell")
     return most.sort_values("cell")["label"].to_numpy()

@@ -1,4 +1,4 @@
-"""Files of columns: CSV and Parquet, read column by column; whatever is wrong with a file is told."""
+"""CSV and Parquet files, read column by column; every problem of a file is reported."""
 
 import codecs
 import csv
@@ -21,14 +21,14 @@ from pl2d_ppl.data.tables.names import Coded, coded
 __all__ = ["NOTES", "TABLES", "TableFile", "naming_table", "open_table"]
 
 TABLES = (".csv", ".tsv", ".txt", ".parquet")
-NOTES = b"pl2d_ppl"  # where a Parquet file keeps the order of classes and people
+NOTES = b"pl2d_ppl"  # key under which a Parquet file stores the order of classes and people
 BLOCK = 2**23  # bytes that a thread reads at a time
 MOST_SHOWN = 80
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table whose columns are read when they are asked for.
+    """A table whose columns are read on access.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class TableFile:
     names : tuple of str
         The columns that have a name, as written.
     notes : dict
-        What :func:`~pl2d_ppl.data.tables.writing.write_table` noted down in a Parquet file; empty elsewhere.
+        Notes that :func:`~pl2d_ppl.data.tables.writing.write_table` stored in a Parquet file; empty otherwise.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class TableFile:
     _read: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def read(self, names: Sequence[str]) -> dict[str, Any]:
-        """Read columns, each once only.
+        """Read columns, each only once.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class TableFile:
 
 @contextmanager
 def naming_table(path: Path) -> Iterator[None]:
-    """Say which table something is wrong with, where the message does not name it."""
+    """Add the name of the table to an error message that lacks it."""
     try:
         yield
     except ValueError as error:
@@ -109,11 +109,11 @@ def open_table(path: Path, encoding: str = "utf-8", delimiter: str | None = None
     Parameters
     ----------
     path : Path
-        File; what is no Parquet is CSV.
+        File; any file that is not Parquet is read as CSV.
     encoding : str
-        Of a CSV file; a byte-order mark goes first.
+        Encoding of a CSV file; a byte-order mark takes precedence.
     delimiter : str, optional
-        Of a CSV file; by default what its header has most of, a tab in ``.tsv``.
+        Delimiter of a CSV file; by default the most frequent in its header, or a tab in ``.tsv``.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def open_table(path: Path, encoding: str = "utf-8", delimiter: str | None = None
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is called, or begins like, a Parquet file."""
+    """Whether a file has the name, or the first bytes, of a Parquet file."""
     with path.open("rb") as file:
         return file.read(4) == b"PAR1" or path.suffix.lower() == ".parquet"
 
@@ -181,7 +181,7 @@ def _open_csv(path: Path, encoding: str, delimiter: str | None) -> TableFile:
 def _utf8(path: Path, encoding: str) -> pa.Buffer:
     """Read a file in UTF-8 without its byte-order mark.
 
-    The buffer is Arrow's own: a thread of Arrow that lets go of one of Python's while Python ends aborts the process.
+    The buffer is Arrow's own: if a thread of Arrow releases a Python buffer while Python exits, the process aborts.
     """
     with pa.OSFile(str(path)) as file:
         content = file.read_buffer()
@@ -216,11 +216,11 @@ def _delimiter(path: Path, content: pa.Buffer) -> str:
         return "\t"
     found = re.match(rb"[\r\n]*([^\r\n]*)", memoryview(content))
     first = found[1].decode(errors="replace") if found else ""
-    return max(",;\t", key=first.count)  # of equals the first: a comma
+    return max(",;\t", key=first.count)  # the first of tied ones: a comma
 
 
 def _header(path: Path, content: pa.Buffer, delimiter: str) -> tuple[list[str], int]:
-    """Names in the first row that is not empty, and the number of rows above it."""
+    """Return the names in the first row that is not empty, and the number of rows above it."""
     with io.TextIOWrapper(pa.BufferReader(content), "utf-8", newline="") as text:
         try:
             for above, row in enumerate(csv.reader(text, delimiter=delimiter)):
@@ -246,13 +246,13 @@ def _parse(path: Path, content: pa.Buffer, width: int, places: Sequence[int], sk
         return "skip"
 
     def read(**diagnosis: Any) -> Any:
-        alone = bool(diagnosis)  # rows have numbers only if one thread reads them
+        alone = bool(diagnosis)  # rows are numbered only if one thread reads them
         return pa.csv.read_csv(
             pa.BufferReader(content),
             pa.csv.ReadOptions(
                 column_names=names, skip_rows_after_names=skipped, block_size=BLOCK, use_threads=not alone
             ),
-            # Line ends within quotes cost time, and need quotes.
+            # Line ends within quotes cost time, and occur only with quotes.
             pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=quoted, **diagnosis),
             pa.csv.ConvertOptions(
                 include_columns=[names[i] for i in places],

@@ -1,4 +1,4 @@
-"""Annotations to tables: a row an annotation, a row an item, or numbers of votes."""
+"""Write annotations to tables: one row per annotation, one row per item, or numbers of votes."""
 
 import json
 import os
@@ -37,8 +37,8 @@ def write_table(
 ) -> None:
     """Write annotations to a CSV or Parquet file, whole or not at all.
 
-    :func:`~pl2d_ppl.data.tables.reading.read_table` gives them back from Parquet. CSV knows neither the order of
-    classes and people nor classes that nobody names: pass ``classes=data.classes, people=data.annotators`` to the
+    :func:`~pl2d_ppl.data.tables.reading.read_table` returns them from Parquet. CSV stores neither the order of classes
+    and people nor classes that nobody names: pass ``classes=data.classes, people=data.annotators`` to the
     reader. Items without names are called "0", "1", ....
 
     Parameters
@@ -48,24 +48,24 @@ def write_table(
     data : Annotated
         Data set, or its training part.
     test : Annotated, optional
-        Test part, told apart by a column ``split``; with the same classes and annotators.
+        Test part, marked by a column ``split``; with the same classes and annotators.
     layout : {"long", "wide", "counts"}, optional
-        See :func:`~pl2d_ppl.data.tables.reading.read_table`. By default counts where there are votes and nobody is
-        identified, wide where there are both, and long otherwise.
+        See :func:`~pl2d_ppl.data.tables.reading.read_table`. By default counts for votes without identified people,
+        wide for votes with identified people, and long otherwise.
     features : path-like, optional
-        An ``.npz`` for features and names of items, which the reader joins. Without it, wide and counts tables have
+        An ``.npz`` for features and names of items, for the reader to join. Without it, wide and counts tables have
         columns ``x_0``, ``x_1``, ... for features (N, D).
 
     Raises
     ------
     ValueError
-        If the place cannot be written to, the layout cannot hold the data, parts differ in their classes or annotators
+        If the path cannot be written to, the layout cannot hold the data, parts differ in their classes or annotators
         or share items, or a name would be read as something else.
 
     Warns
     -----
     UserWarning
-        If features are left out: in a long table, of images, or of lazy items.
+        If features are left out: in a long table, for images, or for lazy items.
     """
     path = Path(path)
     votes = data.counts is not None
@@ -99,9 +99,9 @@ def write_table(
 
 
 def _write_csv(table: pa.Table, path: Path) -> None:
-    """Write without quotes if nothing needs them: with them, Arrow puts all text in quotes.
+    """Write without quotes if nothing needs them: otherwise Arrow quotes all text.
 
-    `DataFrame.to_csv` of pandas writes the same bytes, in 9 (wide) to 12 (long) times the time.
+    `DataFrame.to_csv` of pandas writes the same bytes, but takes 9 (wide) to 12 (long) times as long.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     needed = any(re.search(f'["\r\n{delimiter}]', name) for name in table.column_names)
@@ -151,7 +151,7 @@ def check_names(data: Annotated, *, missing: tuple[str, ...] = ("",)) -> None:
     Raises
     ------
     ValueError
-        If a category is called as one of `missing`, or a person has an empty name.
+        If a category has a name in `missing`, or a person has an empty name.
     """
     absent = [name for name in data.classes if name.strip() in missing]
     empty = [name for name in data.annotators if not name.strip()]
@@ -179,7 +179,7 @@ def _check_layout(layout: str, data: Annotated) -> None:
 
 
 def item_names(parts: list[Annotated]) -> list[NDArray]:
-    """Names of the items of each part, their numbers where they have none.
+    """Return the names of the items of each part, or numbers if items have no names.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def item_names(parts: list[Annotated]) -> list[NDArray]:
 
 
 def _of_items(parts: list[Annotated], names: list[NDArray]) -> dict[str, Any]:
-    """Columns of a row an item."""
+    """Return the columns of a table with one row per item."""
     columns: dict[str, Any] = {"item": pa.array(np.concatenate(names).tolist(), pa.string())}
     y = np.concatenate([part.y for part in parts])
     if (y >= 0).any():
@@ -220,12 +220,12 @@ def _of_items(parts: list[Annotated], names: list[NDArray]) -> dict[str, Any]:
 
 
 def _labels(numbers: NDArray, names: tuple[str, ...]) -> Any:
-    """Names of categories, null where missing."""
+    """Return names of categories, null where missing."""
     return pa.array(list(names), pa.string()).take(pa.array(numbers, mask=numbers < 0))
 
 
 def _long(parts: list[Annotated], of_items: dict[str, Any]) -> dict[str, Any]:
-    """Columns of a row an annotation; a row without label for items and people that have none."""
+    """Return columns with one row per annotation; items and people without any get a row without label."""
     annotations = np.concatenate([part.annotations for part in parts])
     rows, people = np.nonzero(annotations >= 0)
     labels = annotations[rows, people]
@@ -234,7 +234,7 @@ def _long(parts: list[Annotated], of_items: dict[str, Any]) -> dict[str, Any]:
     rows = np.concatenate([rows, unannotated, np.zeros(len(silent), int)])
     people = np.concatenate([people, np.full(len(unannotated), -1), silent])
     labels = np.concatenate([labels, np.full(len(unannotated) + len(silent), -1)])
-    order = np.argsort(rows, kind="stable")  # items appear in their order
+    order = np.argsort(rows, kind="stable")  # keep the order of the items
     rows, people, labels = rows[order], people[order], labels[order]
     columns = {name: column.take(pa.array(rows)) for name, column in of_items.items()}
     said = {"annotator": _labels(people, parts[0].annotators), "label": _labels(labels, parts[0].classes)}
@@ -255,7 +255,7 @@ def _votes(parts: list[Annotated]) -> dict[str, Any]:
 
 
 def write_features(path: str | os.PathLike, data: Annotated, test: Annotated | None = None) -> None:
-    """Write features with the names of their items, to be joined by a reader.
+    """Write features with the names of their items, for a reader to join.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def write_features(path: str | os.PathLike, data: Annotated, test: Annotated | N
     Raises
     ------
     ValueError
-        If the place cannot be written to, the file is no ``.npz``, or there are no features in memory.
+        If the path cannot be written to, the file is not an ``.npz``, or there are no features in memory.
     """
     path = Path(path)
     parts = [data] if test is None else [data, test]

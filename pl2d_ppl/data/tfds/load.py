@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TfdsImages", "load_tfds"]
 
-# Which feature is what, where the caller does not say: the first that is there.
+# Names of features by role, if the caller gives none: the first that exists.
 NAMES = {
     "image": ("image",),
     "label": ("label", "fine_label"),
@@ -63,47 +63,47 @@ def load_tfds(
     manual_dir: str | os.PathLike | None = None,
     features: Mapping[str, str] | None = None,
 ) -> Annotated | tuple[Annotated, ...]:
-    """Load image classification data from TFDS, having prepared them where that was not done before.
+    """Load image classification data from TFDS, and prepare them first if necessary.
 
-    Images stay on disk, and are decoded when they are asked for. Labels, annotations and names are read at once, in
-    one pass over the records that decodes no image (some 0.1 ms a record). TensorFlow is not needed to read, nor to
-    prepare our own builders (:mod:`pl2d_ppl.data.tfds.builders`: ``cifair100``, ``cifar100_python``, ``chaoyang``,
-    ``mice_bone``, ``nih_airspace_opacity``, ``dopanim``, and `FolderBuilder`). Most of TFDS's own builders need it to
-    be prepared; ``cifar100_python`` takes the place of ``cifar100``. Progress is shown, unless
+    Images stay on disk, and are decoded on access. Labels, annotations and names are read immediately, in one pass over
+    the records that decodes no image (about 0.1 ms per record). TensorFlow is not needed to read, or to prepare our own
+    builders (:mod:`pl2d_ppl.data.tfds.builders`: ``cifair100``, ``cifar100_python``, ``chaoyang``,
+    ``mice_bone``, ``nih_airspace_opacity``, ``dopanim``, and `FolderBuilder`). Most of TFDS's own builders need it for
+    preparation; use ``cifar100_python`` instead of ``cifar100``. Progress is shown unless
     ``tfds.disable_progress_bar()`` was called.
 
     Parameters
     ----------
     name : str or tfds.core.DatasetBuilder
-        Name of a data set of TFDS, also as ``"name/config:version"``, of one of ours, or of one that lies prepared in
-        `data_dir`; or a builder.
+        Name of a data set of TFDS, also as ``"name/config:version"``, of one of ours, or of one that is already
+        prepared in `data_dir`; or a builder.
     split : str, or list or tuple of str, optional
-        What to load, such as ``"train[:80%]+test"``. By default what the builder calls for, for most ``"train"`` and
+        Splits to load, such as ``"train[:80%]+test"``. By default the builder's choice, mostly ``"train"`` and
         ``"test"``.
     people : callable, optional
-        From `Annotated` to `Annotated`: simulates annotations of all splits in one go, by the same people, such as
-        ``partial(simulate_people, rng_key, kind="superclass")``. They take the place of those of the builder.
+        Function from `Annotated` to `Annotated` that simulates annotations of all splits together, by the same people,
+        such as ``partial(simulate_people, rng_key, kind="superclass")``. They replace the builder's annotations.
     data_dir : path-like, optional
         Where TFDS keeps its data, by default ``~/tensorflow_datasets``.
     manual_dir : path-like, optional
         Where you have put the files that a builder cannot download, by default ``downloads/manual`` in `data_dir`.
     features : mapping of str to str, optional
-        Names of the builder's features, by what they are: ``image``, ``label``, ``coarse`` (superclass),
-        ``annotations`` (M,) with −1 for missing, ``group``, ``item`` (its name). By default they are called so, or
-        ``coarse_label`` and ``id``, as TFDS's builders have it; an only image, or only class label, needs no name.
+        Names of the builder's features, by role: ``image``, ``label``, ``coarse`` (superclass),
+        ``annotations`` (M,) with −1 for missing, ``group``, ``item`` (its name). By default features have the names of
+        their roles, or ``coarse_label`` and ``id`` as in TFDS's builders; a single image or class label needs no name.
 
     Returns
     -------
     Annotated, or tuple of Annotated
-        One for a `split` that is a string, else one for each. `x` is lazy; there are no experts (M = 0) where the
-        builder has no annotations and `people` are not given.
+        One for a `split` that is a string, else one for each. `x` is lazy; there are no experts (M = 0) if the builder
+        has no annotations and `people` is not given.
 
     Raises
     ------
     ValueError
         If there is no such data set, split or feature, files are missing, or the data are malformed.
     ImportError
-        If a builder must be prepared that needs a package that is not there, TensorFlow in most cases.
+        If preparing a builder needs a missing package, mostly TensorFlow.
 
     Examples
     --------
@@ -124,14 +124,14 @@ def load_tfds(
 
 
 class TfdsImages:
-    """Images of a data source of TFDS, decoded when they are asked for; can be pickled.
+    """Images of a data source of TFDS, decoded on access; can be pickled.
 
     Parameters
     ----------
     source : sequence of mapping
-        What `tfds.data_source` gives.
+        Result of `tfds.data_source`.
     feature : str
-        Name of the image.
+        Name of the image feature.
     """
 
     def __init__(self, source: Any, feature: str):
@@ -147,7 +147,7 @@ class TfdsImages:
             raise IndexError(f"Expected an index in 0..{len(self) - 1}, found {index}.")
         try:
             return np.asarray(self.source[int(index)][self.feature])
-        except (OSError, SyntaxError, ValueError, AttributeError) as error:  # of Pillow, and of OpenCV that gives None
+        except (OSError, SyntaxError, ValueError, AttributeError) as error:  # Pillow's, or OpenCV's None
             raise ValueError(
                 f"Expected an image that can be decoded, found image {index} of {self!r}: {error}. Prepare it again."
             ) from error
@@ -157,7 +157,7 @@ class TfdsImages:
 
 
 class _Joined:
-    """Sources one after another."""
+    """Concatenated sources."""
 
     def __init__(self, sources: Sequence[Any]):
         self.sources, self.ends = sources, np.cumsum([len(source) for source in sources])
@@ -171,7 +171,7 @@ class _Joined:
 
 
 def _find(name: "str | DatasetBuilder", data_dir: str | os.PathLike | None) -> "DatasetBuilder":
-    import tensorflow_datasets as tfds  # slow, and for few
+    import tensorflow_datasets as tfds  # slow, and rarely needed
 
     if not isinstance(name, str):
         if data_dir is not None:
@@ -203,7 +203,7 @@ def _prepare(builder: "DatasetBuilder", manual_dir: str | os.PathLike | None) ->
 
 
 def _without_package(name: str, error: ImportError) -> str:
-    found = str(error).splitlines()[-1]  # TFDS puts its examples before
+    found = str(error).splitlines()[-1]  # TFDS puts its examples first
     return (
         f"Expected the packages that TFDS needs to prepare {name}, found: {found}. Prepare it where TensorFlow "
         f"is, tfds.builder({name!r}).download_and_prepare(file_format='array_record'), and copy the folder"
@@ -211,7 +211,7 @@ def _without_package(name: str, error: ImportError) -> str:
 
 
 def _features(builder: "DatasetBuilder", chosen: Mapping[str, str]) -> dict[str, str]:
-    """Find out which feature is what."""
+    """Find the role of each feature."""
     import tensorflow_datasets as tfds
 
     present = dict(builder.info.features.items())
@@ -251,14 +251,14 @@ def _load(builder: "DatasetBuilder", split: str, names: dict[str, str], annotato
             annotators=expert_names(annotations) if annotators is None else tuple(annotators),
             coarse=np.array(columns["coarse"]) if "coarse" in columns else None,
             items=texts.get("item"),
-            subset=bool(annotations.size and (annotations < 0).all()),  # nobody was asked: nothing to warn of
+            subset=bool(annotations.size and (annotations < 0).all()),  # nobody was asked: no warning
         )
 
 
 def _source(builder: "DatasetBuilder", split: str) -> Any:
     try:
         return builder.as_data_source(split)
-    except NotImplementedError as error:  # a format that TensorFlow alone reads
+    except NotImplementedError as error:  # a format that only TensorFlow reads
         raise ValueError(
             f"Expected {builder.name} prepared as array_record or parquet, found {builder.info.file_format} in "
             f"{builder.data_dir}. Choose another data_dir to prepare it again."
@@ -271,10 +271,10 @@ def _source(builder: "DatasetBuilder", split: str) -> Any:
 
 
 def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:
-    """Read all but the images."""
+    """Read everything except the images."""
     import tensorflow_datasets as tfds
 
-    # PartialDecoding would leave the images out of the record as well, but needs TensorFlow.
+    # PartialDecoding would also leave the images out of the record, but needs TensorFlow.
     labels = copy.copy(source)
     labels.decoders = {names["image"]: tfds.decode.SkipDecoding()}
     columns: dict[str, list[Any]] = {key: [] for key in names if key != "image"}
@@ -286,7 +286,7 @@ def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:
 
 
 def _annotate(people: People, parts: list[Annotated]) -> list[Annotated]:
-    """Let people annotate all parts at once, lest they be others, or draw the same errors, in each."""
+    """Let people annotate all parts together; otherwise people would differ between parts, or repeat their errors."""
     y, starts = np.concatenate([part.y for part in parts]), np.cumsum([part.num_items for part in parts])[:-1]
     coarse = None if parts[0].coarse is None else np.concatenate([part.coarse for part in parts])
     nobody = np.zeros((len(y), 0), np.int32)

@@ -18,7 +18,7 @@ __all__ = ["Firm", "kept_items", "most_context", "replaced_people", "reserved_it
 
 
 class Firm(NamedTuple):
-    """What is there before anybody is known by name: an AI, and clusters in anonymous votes.
+    """The setting before any person is identified: an AI, and clusters in anonymous votes.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
-"""Builders of data sets with annotators, for TensorFlow Datasets (TFDS), from files that the user has placed.
+"""Builders of data sets with annotators, for TensorFlow Datasets (TFDS), from files that the user provides.
 
-Importing them registers their names with TFDS; :func:`pl2d_ppl.data.load_tfds` does so. None needs TensorFlow.
+Importing them registers their names with TFDS; :func:`pl2d_ppl.data.load_tfds` does so. No builder needs TensorFlow.
 """
 
 from pl2d_ppl.data.tfds.builders.base import AnnotatedBuilder, Contents, Item

@@ -1,4 +1,4 @@
-"""What the builders share: files to place by hand, items with annotations, and writing without TensorFlow."""
+"""Shared parts of the builders: files placed by hand, items with annotations, and writing without TensorFlow."""
 
 import abc
 import functools
@@ -16,12 +16,12 @@ from pl2d_ppl.data.tfds.builders.encoding import encoded
 
 __all__ = ["AnnotatedBuilder", "Contents", "Item", "check_names"]
 
-SHARD = 500  # items, whose bytes are in memory while they are written
+SHARD = 500  # items whose bytes are in memory while they are written
 SHOWN = 3  # names in an error
 
 
 class Item(NamedTuple):
-    """An item to be written.
+    """An item to write.
 
     Attributes
     ----------
@@ -32,9 +32,9 @@ class Item(NamedTuple):
     label : int
         Truth, −1 where unknown.
     annotations : sequence of int, length M
-        What the annotators said, −1 where missing.
+        Annotations, −1 where missing.
     group : str
-        What it belongs to.
+        Its group.
     coarse : int
         Its superclass.
     """
@@ -48,12 +48,12 @@ class Item(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What there is to write.
+    """Contents of a data set, to write.
 
     Attributes
     ----------
     splits : dict of str to list of Item
-        The items, checked, but for what is in their images.
+        The items, checked except for the contents of their images.
     annotators : sequence of str, length M
         Names of the annotators.
     names : dict of str to sequence of str
@@ -66,23 +66,23 @@ class Contents(NamedTuple):
 
 
 class AnnotatedBuilder(ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base of builders of images with annotations, from files that the user has placed in the manual folder.
+    """Base of builders of images with annotations, from files that the user put in the manual folder.
 
-    Written shard by shard, in the order of the source: unlike `GeneratorBasedBuilder`, whose shuffling of more than
-    a gigabyte needs TensorFlow. A subclass says what it needs in `FILES`, from where in
-    `MANUAL_DOWNLOAD_INSTRUCTIONS`, and reads it in `read`. Its features are ``image``, ``label`` (truth, −1 where
-    unknown), ``item`` (the name), and, where it has them, ``annotations`` (M,) with −1 for missing, ``group`` and
-    ``coarse_label``. The names of the annotators are in the metadata, ``annotators``.
+    Data are written shard by shard, in the order of the source, since `GeneratorBasedBuilder` needs TensorFlow to
+    shuffle more than a gigabyte. A subclass lists the files that it needs in `FILES`, their origin in
+    `MANUAL_DOWNLOAD_INSTRUCTIONS`, and reads them in `read`. Its features are ``image``, ``label`` (truth, −1 where
+    unknown), ``item`` (the name), and, if available, ``annotations`` (M,) with −1 for missing, ``group`` and
+    ``coarse_label``. The metadata ``annotators`` hold the names of the annotators.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     FILES: ClassVar[tuple[str, ...]] = ()
-    CLASSES: Sequence[str] | int  # or how many, where their names are in the files
+    CLASSES: Sequence[str] | int  # or their number, if their names are in the files
     COARSE: Sequence[str] | int = 0
     ANNOTATED: bool = True
     GROUPED: bool = False
     CHANNELS: int = 3
-    SPLITS: Sequence[str] = ()  # that `load_tfds` gives; all, in the order that they are written, where there are none
+    SPLITS: Sequence[str] = ()  # splits that `load_tfds` gives; if empty, all in the order of writing
     HOMEPAGE: str | None = None
 
     url_infos = None  # nothing is downloaded; looking for checksums needs a package that TFDS does not require
@@ -91,7 +91,7 @@ class AnnotatedBuilder(ShardBasedBuilder, skip_registration=True):  # type: igno
     _bar: Any = None
 
     def files(self) -> Sequence[str]:
-        """Name the files and folders, relative to the manual folder, that must exist."""
+        """Return the files and folders, relative to the manual folder, that must exist."""
         return self.FILES
 
     @abc.abstractmethod
@@ -101,12 +101,12 @@ class AnnotatedBuilder(ShardBasedBuilder, skip_registration=True):  # type: igno
         Parameters
         ----------
         folder : Path
-            The manual folder, in which `FILES` exist.
+            The manual folder, where `FILES` exist.
 
         Returns
         -------
         Contents
-            What there is to write.
+            Contents of the data set.
         """
 
     def download_and_prepare(
@@ -117,7 +117,7 @@ class AnnotatedBuilder(ShardBasedBuilder, skip_registration=True):  # type: igno
         file_format: str = "array_record",
         **rest: Any,
     ) -> None:
-        """Prepare the data set, unless it is already; see :meth:`tfds.core.DatasetBuilder.download_and_prepare`.
+        """Prepare the data set, unless it is prepared; see :meth:`tfds.core.DatasetBuilder.download_and_prepare`.
 
         Parameters
         ----------
@@ -126,14 +126,14 @@ class AnnotatedBuilder(ShardBasedBuilder, skip_registration=True):  # type: igno
         download_config : tfds.download.DownloadConfig, optional
             Its `manual_dir` is the manual folder itself.
         file_format : str, default "array_record"
-            Format; this one is written and read without TensorFlow.
+            Format; the default is written and read without TensorFlow.
         **rest
-            As of TFDS.
+            Further arguments of TFDS.
 
         Raises
         ------
         ValueError
-            If a file is missing or malformed. Nothing is left behind.
+            If a file is missing or malformed; nothing is left behind.
         """
         config = download_config or tfds.download.DownloadConfig()
         if not self.is_prepared() or config.download_mode.overwrite_dataset:
@@ -147,7 +147,7 @@ class AnnotatedBuilder(ShardBasedBuilder, skip_registration=True):  # type: igno
         self._contents = None
 
     def checked(self, folder: Path) -> Contents:
-        """Read the files of the manual folder, having checked that they are there."""
+        """Check that the files of the manual folder exist, and read them."""
         missing = [file for file in self.files() if not (folder / file).exists()]
         if missing:
             raise ValueError(
@@ -220,19 +220,19 @@ def _class_label(names: Sequence[str] | int) -> tfds.features.ClassLabel:
 
 
 def check_names(wanted: Collection[str], present: Collection[str], source: str, place: str) -> None:
-    """Check that all that a file names is present.
+    """Check that all names in a file are present.
 
     Parameters
     ----------
     wanted, present : collection of str
-        Names that must be there, and those that are.
+        Names that must be present, and those that are.
     source, place : str
-        Who names them, and where they are looked for.
+        The file with the names, and the place that is searched.
 
     Raises
     ------
     ValueError
-        That says how many are missing, and the first three.
+        If names are missing; the message gives their number, and the first three.
     """
     there = set(present)
     missing = [name for name in dict.fromkeys(wanted) if name not in there]

@@ -19,10 +19,10 @@ RATES = ("0.3", "0.5", "0.7")
 class Chaoyang(AnnotatedBuilder):
     """Patches of colon slides, 512 by 512 pixels, of 4 classes, with the labels of three pathologists: Chaoyang.
 
-    In the split of Nguyen, Do and Carneiro (4,103 to train, 2,057 to test), whose truth is the majority. Config
-    ``complete``, the default, has all annotations; ``missing_0.3``, ``missing_0.5`` and ``missing_0.7`` lack that
-    share in the training part, in the authors' draw. ``group`` is the number of the case that a file's name begins
-    with; cases are on both sides of this split.
+    The split is that of Nguyen, Do and Carneiro (4,103 to train, 2,057 to test), whose truth is the majority. Config
+    ``complete``, the default, has all annotations; ``missing_0.3``, ``missing_0.5`` and ``missing_0.7`` lack that share
+    in the training part, as drawn by the authors. ``group`` is the case number at the beginning of a file's name; cases
+    occur in both parts of this split.
 
     References
     ----------
@@ -47,7 +47,7 @@ class Chaoyang(AnnotatedBuilder):
     GROUPED = True
 
     def files(self) -> tuple[str, ...]:
-        """Name the files of the config."""
+        """Return the files of the config."""
         tables = [f"annotations/{table}" for split in PARTS for table in self._tables(split)]
         return tuple(f"{ROOT}/{name}" for name in [*PARTS, *tables])
 
@@ -56,7 +56,7 @@ class Chaoyang(AnnotatedBuilder):
         return [f"{split}.json", *(f"label_{who}_{split}{rate}.json" for who in PEOPLE)]
 
     def read(self, folder: Path) -> Contents:
-        """Read the truth and the labels of the three."""
+        """Read the truth and the labels of the three pathologists."""
         root = folder / ROOT
         images = {name: file for name, file in images_in(root).items() if name.startswith(PARTS)}
         return Contents({split: self._items(root / "annotations", split, images) for split in PARTS}, PEOPLE)

@@ -1,4 +1,4 @@
-"""CIFAR-100 and ciFAIR-100, from the files that the authors give for Python."""
+"""CIFAR-100 and ciFAIR-100, from the authors' files for Python."""
 
 import codecs
 import pickle
@@ -15,10 +15,10 @@ SIDE = 32
 
 
 class Cifair100(AnnotatedBuilder):
-    """CIFAR-100 with another test part, in which no image is nearly one of training: ciFAIR-100.
+    """CIFAR-100 with another test part, without near-duplicates of training images: ciFAIR-100.
 
-    50,000 images to train and 10,000 to test, of 100 classes in 20 superclasses, 32 by 32 pixels. Nobody's annotations
-    come with it: simulate them, `pl2d_ppl.simulate.simulate_people`.
+    50,000 images to train and 10,000 to test, of 100 classes in 20 superclasses, 32 by 32 pixels. It has no
+    annotations: simulate them by `pl2d_ppl.simulate.simulate_people`.
 
     References
     ----------
@@ -48,7 +48,7 @@ class Cifair100(AnnotatedBuilder):
 
 
 class Cifar100Python(Cifair100):
-    """CIFAR-100, as `tfds.builder("cifar100")`, which needs TensorFlow to be prepared and this does not.
+    """CIFAR-100, like `tfds.builder("cifar100")`, but prepared without TensorFlow.
 
     References
     ----------
@@ -81,11 +81,11 @@ def _items(path: Path, split: str) -> list[Item]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler of arrays, lists and strings alone: a pickle of anything else could run any code."""
+    """Unpickler only of arrays, lists and strings: a pickle of anything else could run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Find one of the few things that an array is made of."""
-        multiarray = np.zeros(0).__reduce__()[0].__module__  # numpy.core, or numpy._core as it is called now
+        """Find one of the few names that arrays need."""
+        multiarray = np.zeros(0).__reduce__()[0].__module__  # numpy.core, or numpy._core in newer versions
         allowed: dict[tuple[str, str], Any] = {
             (package, "_reconstruct"): np.zeros(0).__reduce__()[0]
             for package in ("numpy.core.multiarray", "numpy._core.multiarray", multiarray)

@@ -1,4 +1,4 @@
-"""dopanim: animals that look like others, as 20 people named them."""
+"""dopanim: animals that look like others, annotated by 20 people."""
 
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,12 @@ GROUPS = {
 
 
 class Dopanim(AnnotatedBuilder):
-    """About 15,750 photographs of animals of 15 species that are easily taken for each other: dopanim.
+    """About 15,750 photographs of animals of 15 species that are easily confused: dopanim.
 
-    Splits ``train`` (10,500 images, with 52,000 annotations of 20 people), ``valid`` and ``test`` (without any);
-    ``train`` and ``test`` are the default. People gave each species a likelihood: their annotation is the likeliest
-    one, drawn once and for all among equally likely ones; it is missing where all are 0. Of several annotations of a
-    person for an image the last counts. ``coarse_label`` is the group of look-alikes.
+    The splits are ``train`` (10,500 images, with 52,000 annotations of 20 people), ``valid`` and ``test`` (without
+    any); ``train`` and ``test`` are the default. People gave each species a likelihood. Their annotation is the most
+    likely species, with ties broken by a fixed draw; it is missing if all likelihoods are 0. If a person annotated an
+    image several times, the last annotation counts. ``coarse_label`` is the group of look-alikes.
 
     References
     ----------
@@ -54,7 +54,7 @@ class Dopanim(AnnotatedBuilder):
     SPLITS = ("train", "test")
 
     def read(self, folder: Path) -> Contents:
-        """Read who said what, and the truth."""
+        """Read the annotations and the truth."""
         tasks = read_json(folder / TASKS, dict, ("split", "taxon_name"))
         images = images_in(folder / ROOT)
         names = {key: f"{task['split']}/{task['taxon_name']}/{key}.jpeg" for key, task in tasks.items()}
@@ -68,7 +68,7 @@ class Dopanim(AnnotatedBuilder):
 
 
 def _annotations(path: Path, tasks: dict[str, Any]) -> tuple[list[str], NDArray]:
-    """Read the names of people, M, and what they said, (N, M)."""
+    """Read the names of people, M, and their annotations, (N, M)."""
     given = read_json(path, dict, ("observation_id", "annotator_id", "likelihoods"))
     check_names([str(entry["observation_id"]) for entry in given.values()], tasks, f"{path}", TASKS)
     people = sorted({str(entry["annotator_id"]) for entry in given.values()})

@@ -1,4 +1,4 @@
-"""Images as they are stored: whole, upright, of 8 bits a channel, in a format that every decoder reads."""
+"""Encode images for storage: whole, upright, with 8 bits per channel, in a format that every decoder reads."""
 
 import io
 from pathlib import Path
@@ -15,19 +15,19 @@ MODES = {1: "L", 3: "RGB"}
 
 
 def encoded(image: Path | NDArray, channels: int = 3) -> bytes:
-    """Encode an image for `tfds.features.Image`, which takes bytes as they are and needs TensorFlow for arrays.
+    """Encode an image for `tfds.features.Image`, which accepts bytes and needs TensorFlow for arrays.
 
     Parameters
     ----------
     image : Path, or array of uint8, shape (H, W, channels)
-        The image. A file that is a JPEG or PNG of as many channels already is not encoded again.
+        The image. A file that already is a JPEG or PNG with this number of channels is not encoded again.
     channels : {1, 3}, default 3
         Grey or colour.
 
     Returns
     -------
     bytes
-        A JPEG, or else a PNG.
+        A JPEG, or otherwise a PNG.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def encoded(image: Path | NDArray, channels: int = 3) -> bytes:
     """
     if isinstance(image, np.ndarray):
         return _png(image)
-    pixels = ImageFolder([image], mode=MODES[channels])[0]  # type: ignore[arg-type]  # which finds out if it is whole
+    pixels = ImageFolder([image], mode=MODES[channels])[0]  # type: ignore[arg-type]  # this checks that it is whole
     with Image.open(image) as picture:
         upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
         fits = upright and picture.format in ("JPEG", "PNG") and picture.mode == MODES[channels]
@@ -44,7 +44,7 @@ def encoded(image: Path | NDArray, channels: int = 3) -> bytes:
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """List the images of a folder and its subfolders, but for hidden files, by their names relative to it.
+    """List the images of a folder and its subfolders, except hidden files, by their names relative to it.
 
     Raises
     ------

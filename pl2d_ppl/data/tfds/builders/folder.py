@@ -23,24 +23,24 @@ logger = logging.getLogger("pl2d_ppl")
 
 
 class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A folder of images and a long table of annotations, one a row.
+    """A folder of images and a long table with one annotation per row.
 
-    The table is one of :func:`~pl2d_ppl.data.tables.reading.read_table`: its columns are ``item`` (file of an image,
-    relative to the folder), ``annotator``, ``label``, and, where they are known, ``truth``, ``group`` and ``split`` of
-    the item. A row with a truth and without annotator is an item that nobody annotated. Images that the table does not
-    name become training items without annotations and truth, each a group of its own, and are told of in the log.
+    The table has the form of :func:`~pl2d_ppl.data.tables.reading.read_table`: its columns are ``item`` (file of an
+    image, relative to the folder), ``annotator``, ``label`` and, if known, ``truth``, ``group`` and ``split`` of the
+    item. A row with a truth but without annotator is an item that nobody annotated. Images that the table does not name
+    become training items without annotations and truth, each in its own group, and the log reports them.
 
     Parameters
     ----------
     name : str
-        Name of the data set to be, of lower-case letters, digits and underscores. Once it is prepared,
+        Name of the new data set, of lower-case letters, digits and underscores. Once it is prepared,
         ``load_tfds(name, data_dir=...)`` finds it without this class.
     folder : path-like
-        The images; subfolders are looked through.
+        The images; subfolders are searched.
     table : path-like
         A CSV or Parquet file.
     classes : iterable of str, optional
-        Names of the categories, in order. By default those in the table, sorted; as numbers where all are.
+        Names of the categories, in order. By default those in the table, sorted, as numbers if all are numbers.
     data_dir : path-like, optional
         Where TFDS keeps its data, by default ``~/tensorflow_datasets``.
 
@@ -85,16 +85,16 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
         self._check_same()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as what is prepared, for which the table is not needed."""
+        """Pickle the prepared data set, which does not need the table."""
         return tfds.builder_from_directory, (os.fspath(self.data_dir),)
 
     @property
     def _named(self) -> list[str]:
-        """Names of the items in the table."""
+        """Return the names of the items in the table."""
         return [str(name) for part in self._parts.values() for name in _items(part)]
 
     def read(self, folder: Path) -> Contents:
-        """Put the table and the images together."""
+        """Combine the table and the images."""
         people = self._parts["train"].annotators
         splits = {split: list(self._of(part)) for split, part in self._parts.items()}
         named = set(self._named)
@@ -133,6 +133,6 @@ class FolderBuilder(AnnotatedBuilder, skip_registration=True):  # type: ignore[c
 
 
 def _items(part: Annotated) -> NDArray:
-    """Names of items, which a long table always has."""
+    """Return the names of items, which a long table always has."""
     assert part.items is not None
     return part.items

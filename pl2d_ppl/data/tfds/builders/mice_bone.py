@@ -1,4 +1,4 @@
-"""MiceBone: collagen fibres in the bones of mice, of the data-centric image classification benchmark."""
+"""MiceBone: collagen fibres in the bones of mice, from the data-centric image classification benchmark."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ class MiceBone(AnnotatedBuilder):
     """7,240 patches of second-harmonic-generation images of bones of mice, in 3 classes, 79 annotators: MiceBone.
 
     Splits ``fold1`` to ``fold5`` are those of the benchmark; training on the first four and testing on the last is
-    the default, as in Nguyen, Do and Carneiro. The truth is, as in the benchmark, the class that most annotations
-    name, the first of them where several do. Config ``complete``, the default, has the annotators who labelled every
-    image (eight of them); ``everyone`` has all. Annotators are called by the numbers in their anonymous names, with
-    ``_2`` behind that of a second person of the same number. Of several annotations of a person for an image the last
+    the default, as in Nguyen, Do and Carneiro. As in the benchmark, the truth is the most frequent class among the
+    annotations, or the first of tied classes. Config ``complete``, the default, has the eight annotators who labelled
+    every image; ``everyone`` has all. The names of annotators are the numbers in their anonymous names; a second person
+    with the same number gets the suffix ``_2``. If a person annotated an image several times, the last annotation
     counts.
 
     References
@@ -49,7 +49,7 @@ class MiceBone(AnnotatedBuilder):
     SPLITS = ("+".join(FOLDS[:-1]), FOLDS[-1])
 
     def read(self, folder: Path) -> Contents:
-        """Read who said what."""
+        """Read the annotations."""
         images = images_in(folder / ROOT)
         rows = {f"{ROOT}/{name}": file for name, file in images.items() if name.split("/")[0] in FOLDS}
         places = {name: row for row, name in enumerate(rows)}
@@ -67,7 +67,7 @@ class MiceBone(AnnotatedBuilder):
 
 
 def _annotations(path: Path, places: dict[str, int]) -> tuple[list[str], Any, Any]:
-    """Read names of people, M, what they said, (N, M), and how often each class was named, (N, C)."""
+    """Read names of people, M, their annotations, (N, M), and numbers of annotations per class, (N, C)."""
     records = read_json(path, list, ("name", "annotations"))
     given = [list(_given(path, record["annotations"])) for record in records]
     check_names([name for labels in given for name, _ in labels], places, f"{path}", f"{path.parent}")
@@ -84,7 +84,7 @@ def _given(path: Path, entries: list[Any]) -> Iterator[tuple[str, int]]:
     check_columns(path, entries, ("image_path", "class_label"))
     for entry in entries:
         label = entry["class_label"]
-        if label is None:  # shown, and not labelled
+        if label is None:  # shown, but not labelled
             continue
         if label not in MiceBone.CLASSES:
             raise ValueError(
@@ -94,7 +94,7 @@ def _given(path: Path, entries: list[Any]) -> Iterator[tuple[str, int]]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Shorten anonymous names to their numbers, and tell people apart who drew the same one out of 1,000."""
+    """Shorten anonymous names to their numbers, and separate people who drew the same one out of 1,000."""
     seen: Counter[str] = Counter()
     distinct = []
     for name in names:

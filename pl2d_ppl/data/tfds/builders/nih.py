@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14: airspace opacity, as radiologists read it."""
+"""NIH ChestX-ray14: airspace opacity, read by radiologists."""
 
 import logging
 from pathlib import Path
@@ -25,13 +25,13 @@ ANSWERS = {"NO": 0, "YES": 1, "": -1}
 
 
 class NihAirspaceOpacity(AnnotatedBuilder):
-    """Chest X-rays in which 22 radiologists looked for airspace opacity, and the adjudicated truth: NIH ChestX-ray14.
+    """Chest X-rays that 22 radiologists read for airspace opacity, with adjudicated truth: NIH ChestX-ray14.
 
     1024 by 1024 grey pixels. Splits ``validation`` (2,414 images, 13 readers) and ``test`` (1,962 images, 11 readers)
     are the published ones; they share two readers and no patient. Config ``reader_4295342357``, the default, has the
     images that this reader read (2,350, all in ``validation``) and nobody else's annotations; ``all_readers`` has
-    everything. ``group`` is the patient: split by it, `pl2d_ppl.data.splits`. Who is recorded with both answers for an
-    image counts as missing there.
+    everything. ``group`` is the patient: split by it with `pl2d_ppl.data.splits`. A reader who is recorded with both
+    answers for an image counts as missing there.
 
     References
     ----------
@@ -56,7 +56,7 @@ class NihAirspaceOpacity(AnnotatedBuilder):
     CHANNELS = 1
 
     def read(self, folder: Path) -> Contents:
-        """Read who said what, and the truth."""
+        """Read the annotations and the truth."""
         images = {file.name: file for file in images_in(folder / ROOT).values()}
         said = _said(folder / READERS)
         everyone = self.builder_config.name == "all_readers"
@@ -73,7 +73,7 @@ class NihAirspaceOpacity(AnnotatedBuilder):
 
 
 def _said(path: Path) -> pd.DataFrame:
-    """Read what everyone answered, a row an image and a column a reader, −1 where missing."""
+    """Read all answers, with one row per image and one column per reader, −1 where missing."""
     keys = ["Image ID", "Reader ID"]
     readings = read_csv(path, (*keys, FINDING))
     answers = readings.assign(answer=_answers(path, readings)).groupby(keys)["answer"].agg(["min", "max"])

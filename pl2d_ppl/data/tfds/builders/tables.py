@@ -1,4 +1,4 @@
-"""Reading the tables that come with images: JSON and CSV."""
+"""Read the tables that come with images: JSON and CSV."""
 
 import json
 from collections.abc import Collection, Iterable
@@ -18,14 +18,14 @@ def read_json(path: Path, kind: type, keys: Collection[str]) -> Any:
     path : Path
         The file.
     kind : type
-        What holds the objects, dict or list.
+        Type of the container of the objects, dict or list.
     keys : collection of str
-        What every object must tell.
+        Keys that every object must have.
 
     Returns
     -------
     dict or list
-        Its contents.
+        The contents of the file.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def read_json(path: Path, kind: type, keys: Collection[str]) -> Any:
 
 
 def check_columns(path: Path, entries: Iterable[Any], keys: Collection[str]) -> None:
-    """Check that entries are objects that have these keys."""
+    """Check that entries are objects with these keys."""
     for entry in entries:
         if not isinstance(entry, dict) or not entry.keys() >= set(keys):
             raise ValueError(
@@ -74,7 +74,7 @@ def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (OSError, ValueError) as error:  # pandas' own errors of parsing are ValueErrors
+    except (OSError, ValueError) as error:  # parsing errors of pandas are ValueErrors
         raise ValueError(f"Expected a CSV that can be read at {path}, found: {error}. Correct it.") from error
     missing = [column for column in columns if column not in table.columns]
     if missing or table.empty:
