@@ -281,7 +281,8 @@ def test_state_of_networks_advances_by_one_evaluation(name):
     tree_allclose(raw(result["mutable_state"]), raw(expected), rtol=1e-6)
 
 
-@pytest.mark.parametrize("family", [pytest.param("mean_field", marks=SLOW), "exact z with bounds"])
+@SLOW
+@pytest.mark.parametrize("family", ["mean_field", "exact z with bounds"])
 def test_each_network_is_evaluated_once(family):
     hidden, num_experts, num_categories = (256, 256), 2, 3
     data = random_batch(0, 64, 128)

@@ -51,7 +51,6 @@ COUNTS = counts_of(VOTES, 3)
         ({"votes": VOTES.astype(float)}, r"integer labels in data\['votes'\], found float64"),
         ({"votes": VOTES + 1}, r"labels in -1..2 in data\['votes'\], since the networks have 3 outputs, found 3"),
         ({"votes": VOTES - 1}, r"labels from -1 up, -1 where missing, in data\['votes'\], found -2"),
-        ({"votes": VOTES[:9]}, "arrays of one length"),
         ({"votes": VOTES[:, 0]}, r"votes of shape \(4, L\), one row an item"),
         ({"votes": VOTES, "counts": COUNTS}, "votes or counts, found both"),
         ({"counts": COUNTS - 1}, r"not negative, in data\['counts'\], found a count of -1"),

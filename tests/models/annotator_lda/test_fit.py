@@ -145,18 +145,6 @@ def test_checkpoint_of_a_fit_with_arguments(tmp_path):
 
 
 @pytest.mark.slow
-def test_validation_of_runs_with_arguments():
-    data = random_data()
-    held_out = {n: a[:7] for n, a in data.items()}  # a chunk of 4, and one of 3
-    result = run(KEYS, MODEL, GUIDE, data, arguments={"alpha": PerRun(ALPHAS)}, validation=held_out, epochs=1)
-    arrays = {n: jnp.asarray(a) for n, a in held_out.items()}
-    loss = jax.jit(lambda params, alpha: EnumELBO().loss(KEY, params, MODEL, GUIDE, **arrays, alpha=alpha))
-    for i in range(3):
-        expected = loss(result.run(i).params, result.leaves[0][i]) / 7
-        np.testing.assert_allclose(result.history["validation_loss"][0, i], expected, rtol=1e-5)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "padding",
     [

@@ -89,18 +89,6 @@ def test_evidence_exceeds_the_elbo(float64, alpha):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-def test_one_cluster_has_its_evidence_for_an_elbo(float64, form):
-    logits, votes = random_votes(7, num_clusters=1)
-    rho, elbo, _ = infer(form, logits, votes, 2.0)
-    evidence = sum(lda_log_evidence(log_h, np.array([2.0])) for log_h in items(logits, votes))
-    np.testing.assert_allclose(evidence, sum(log_h.sum() for log_h in items(logits, votes)), rtol=1e-12)
-    coefficients = log_coefficients(counts_of(votes, 4)) if form == "counts" else 0.0
-    np.testing.assert_allclose(elbo, evidence + coefficients, rtol=1e-12)
-    np.testing.assert_allclose(rho[:, 0], 2.0 + (votes >= 0).sum(1))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 3, 2), (3, 2, 3, 1), (3, 3, 3, 3)])
 def test_axes_of_size_one_and_of_equal_size(float64, shape):
     """Items, clusters, categories, votes: the engine drops axes of size one, and may mix up equal ones."""
@@ -144,13 +132,3 @@ def test_elbo_never_falls_in_a_sweep(float64, form):
                 np.testing.assert_allclose(bound, expected, rtol=1e-9)
             else:  # z is at its optimum given the last u, where the votes' z is that of the u before
                 assert bound - log_coefficients(counts_of(votes, 4)) >= expected - 1e-9
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-def test_gradient_is_that_of_the_bound(float64, form):
-    logits, votes = random_votes(8)
-    _, _, gradient = infer(form, logits, votes, 2.0)
-    step = np.random.default_rng(0).standard_normal(logits.shape)
-    ends = [infer(form, logits + e * step, votes, 2.0)[1] for e in (1e-5, -1e-5)]
-    np.testing.assert_allclose(np.vdot(gradient, step), (ends[0] - ends[1]) / 2e-5, rtol=1e-7)

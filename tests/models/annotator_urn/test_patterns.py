@@ -65,17 +65,6 @@ def test_patterns_equal_their_definition(precision, skills, sizes):
     np.testing.assert_allclose((ways * np.exp(found)).sum(0), 1.0, rtol=10 * precision.rtol)
 
 
-def test_patterns_of_a_batch(float64):
-    skills = np.random.default_rng(0).uniform(0.05, 0.99, (2, 3, 4))  # clusters, then anything
-    found = log_right_of(skills, (2, 1))
-    assert found.shape == (3, 4, 4, 4)
-    for i, j in itertools.product(range(3), range(4)):
-        possible = np.triu_indices(4)
-        np.testing.assert_allclose(
-            np.exp(found[i, j])[possible], pattern_probs(staff(skills[:, i, j], (2, 1)))[possible], rtol=1e-9
-        )
-
-
 def test_patterns_of_a_hundred_people():
     skills, sizes = np.linspace(0.3, 0.999, 10).astype(np.float32), (10,) * 10
     found = np.asarray(log_right_of(skills, sizes))

@@ -1,6 +1,5 @@
 """The annotator urn: evidence and marginals against sums over people, votes and truths."""
 
-import itertools
 from functools import partial
 
 import jax
@@ -78,18 +77,6 @@ def test_cluster_probs_sum_to_one_and_are_those_of_a_vote(precision):
     for k in range(2):
         votes_of = np.array([vote_probs(expit(p["skill"][k, y]), errors[y], y) for y in range(NUM_CATEGORIES)])
         np.testing.assert_allclose(probs[:, k], truth_probs @ votes_of, rtol=precision.rtol)
-
-
-@pytest.mark.exhaustive
-def test_cluster_logits_are_the_evidence_of_one_vote_of_somebody_of_the_cluster(float64):
-    p = problem()
-    for c, k in itertools.product(range(NUM_CATEGORIES), range(2)):
-        alone = latent(p) | {"skill_mean": table(p["skill_mean"][[k]]), "skill": table(p["skill"][[k]])}
-        one = {"votes": jnp.full((6, 1), c)}
-        with_vote, _ = evidence_and_marginals(table(p["logits"]), alone, one, (1,))
-        without, _ = evidence_and_marginals(table(p["logits"]), alone, {"votes": jnp.full((6, 1), -1)}, (1,))
-        probs = cluster_probs(table(softmax(p["logits"], -1)), table(p["skill"]), table(p["errors"]))
-        np.testing.assert_allclose(with_vote - without, np.log(probs[:, k, c]).sum(), rtol=1e-9)
 
 
 @pytest.mark.exhaustive
