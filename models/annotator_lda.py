@@ -66,7 +66,7 @@ def annotator_lda(
         K networks as one, from x to logits of shape (N, K, C), such as ``partial(Ensemble, member, K)``.
     alpha : float, array of shape (K,), or Distribution
         Concentration, preferably 2 or more; or its prior, such as ``dist.Gamma(2.0, 0.1).expand([K]).to_event(1)``. In
-        that case pass a guide of alpha as ``continuous`` to ``mean_field``.
+        that case pass a guide of alpha alone as ``continuous`` to ``mean_field``: ``normal(block(model, hide=["u"]))``.
     max_votes : int, optional
         For counts, the largest number of votes on an item, if it is less than C: it limits the number of distinct
         categories.

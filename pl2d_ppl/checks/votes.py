@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from pl2d_ppl.checks.labels import check_labels
+
 __all__ = ["check_staff", "check_vote_values", "check_votes"]
 
 
@@ -68,13 +70,8 @@ def check_vote_values(num_categories: int, votes: Any, counts: Any, max_votes: i
     ValueError
         If a vote is too large, or more than max_votes categories got votes on an item.
     """
-    if votes is not None and not isinstance(votes, jax.core.Tracer) and np.size(votes):
-        largest = int(np.asarray(votes).max())
-        if largest >= num_categories:
-            raise ValueError(
-                f"Expected labels in -1..{num_categories - 1} in data['votes'], since the networks have "
-                f"{num_categories} outputs, found {largest}. Widen the networks, or mend the labels."
-            )
+    if votes is not None and not isinstance(votes, jax.core.Tracer):
+        check_labels("votes", votes, num_categories=num_categories)
     if counts is not None and max_votes is not None and not isinstance(counts, jax.core.Tracer):
         distinct = int((np.asarray(counts) > 0).sum(1).max())
         if distinct > max_votes:
