@@ -130,7 +130,10 @@ def test_every_pair_fits_or_says_what_does_not(model_name, guide_name):
 
 @pytest.mark.slow
 @of_every_pair
-def test_numpyro_fits_every_pair(model_name, guide_name):
+def test_numpyro_fits_every_pair(request, model_name, guide_name):
+    if (model_name, guide_name) == ("cluster_l2d", "normal"):
+        reason = "NumPyro's sum over w has a gradient of NaN where nobody of a cluster has annotated an item"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     model, guide, data = fitting(model_name, guide_name)
     svi = SVI(model, guide, OPTIMIZER, TraceEnum_ELBO())
     losses = svi.run(KEY, 2, progress_bar=False, **{name: jnp.asarray(a) for name, a in data.items()}).losses
