@@ -104,19 +104,8 @@ def fitting(model_name, guide_name):
     return pair
 
 
-WRONG = {("classification", "mean_field"): "no discrete site: 'Need at least one array to stack' says nothing"}
-
-
 def pairs():
-    """Pairs of a model and a guide; of those known to be wrong, failure is expected until they are mended."""
-    found = []
-    for model in files_of(pl2d_ppl.models):
-        for guide in files_of(pl2d_ppl.guides):
-            wrong = WRONG.get((model, guide))
-            found.append(
-                pytest.param(model, guide, marks=[pytest.mark.xfail(strict=True, reason=wrong)] if wrong else [])
-            )
-    return found
+    return [(model, guide) for model in files_of(pl2d_ppl.models) for guide in files_of(pl2d_ppl.guides)]
 
 
 of_every_pair = pytest.mark.parametrize(("model_name", "guide_name"), pairs())

@@ -159,7 +159,9 @@ class _Ascent:
                 new, old = log_mean(concentrations[name]), log_means[name]
                 log_means[name] = new
             changes.append(jnp.max(jnp.abs(new - old)))
-        return _State(log_probs, concentrations, state.num_sweeps + 1, jnp.max(jnp.stack(changes)))
+        return _State(
+            log_probs, concentrations, state.num_sweeps + 1, jnp.max(jnp.stack([jnp.zeros(()), *changes]))
+        )  # of no site, nothing
 
 
 def _by_plates(array: Array, site: LatentSite) -> Array:
