@@ -82,7 +82,7 @@ def project(
     log_q : Array, shape (N, K)
         Log-probabilities of the rows, normalised; see ``log_floor``.
     lower, upper : Array, shape (K,)
-        Feasible bounds on the mean; see :func:`check_bounds`. They may be traced.
+        Feasible bounds on the mean; see ``pl2d_ppl.checks.bounds``. They may be traced.
     weights : Array, shape (N,), optional
         Weights of the rows in the mean; equal by default.
     start : Array, shape (K,), optional
