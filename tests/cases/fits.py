@@ -91,5 +91,5 @@ def linear(params, name, x):
     return np.asarray(x, np.float64) @ np.asarray(weights["kernel"]) + np.asarray(weights["bias"])
 
 
-def _annotated(data, **names):
+def annotated_toy(data, **names):
     return Annotated(**data, **({"classes": tuple("abc"), "annotators": ("p", "q")} | names))

@@ -17,7 +17,7 @@ from cases.fits import (
     OPTIMIZER,
     TOY,
     TOY_DATA,
-    _annotated,
+    annotated_toy,
     assert_same,
     fit_l2d,
     linear,
@@ -237,7 +237,7 @@ def test_validation_uses_running_statistics():
 def test_an_expert_without_annotations_is_warned_of_and_can_be_fitted(half):
     silent = DATA["annotations"] * [1, 0] + [0, -1]
     with pytest.warns(UserWarning, match="found none by q"):
-        data = _annotated({**DATA, "annotations": silent})
+        data = annotated_toy({**DATA, "annotations": silent})
     result = quiet(KEY, MODEL, workload(GUIDE, "z", *HALF), data.batch(), OPTIMIZER, epochs=2, batch_size=12)
     assert result.compiled is half.compiled
     assert np.isfinite(result.history["loss"]).all()

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from cases.compilations import programs
-from cases.fits import DATA, GUIDE, HALF, KEY, MODEL, OPTIMIZER, _annotated, quiet
+from cases.fits import DATA, GUIDE, HALF, KEY, MODEL, OPTIMIZER, annotated_toy, quiet
 
 from pl2d_ppl import MLP, workload
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
@@ -111,7 +111,7 @@ def test_the_naive_baseline_refuses_annotations_of_another_number_of_experts(com
 
 
 def test_an_unknown_method_is_refused():
-    data = _annotated(DATA)
+    data = annotated_toy(DATA)
     with pytest.raises(ValueError, match=r"prob-l2d, naive, .*found 'other'"):
         build_method("other", data, (8,))
     with pytest.raises(ValueError, match="exact or mean-field, found 'other'"):
