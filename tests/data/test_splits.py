@@ -44,7 +44,7 @@ def test_split_with_a_rare_class_is_random(caplog):
     data = dataclasses.replace(random_data(10), y=[0] * 9 + [1])
     with caplog.at_level("INFO", logger="pl2d_ppl"):
         split(data, 0.5, 0)
-    assert "plainly random" in caplog.text
+    assert "not stratified" in caplog.text
 
 
 @pytest.mark.parametrize(

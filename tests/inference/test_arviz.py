@@ -395,7 +395,7 @@ def test_refusals():
         to_datatree(key, result, {**data, "votes": data["y"]})
     with pytest.raises(ValueError, match="shape"):
         to_datatree(key, result, {**data, "x": data["x"][:, :2]})
-    with pytest.raises(ValueError, match="3 outputs"):
+    with pytest.raises(ValueError, match=r"labels in -1..2, .* in data\['y'\], found 3"):
         to_datatree(key, result, {**data, "y": data["y"] + 1})
     with pytest.raises(ValueError, match=r"coords\['item'\]"):
         to_datatree(key, result, data, coords={"item": ["one"]}, num_samples=2)
