@@ -55,7 +55,8 @@ def pooled_l2d(
     Sites: plates ``item`` (dim -2) and ``expert`` (dim -1, the AI last); latent ``ability``, ``slope_scale``,
     ``ai_slope_scale``, ``spread`` (2,), of the constant and of the slopes, ``ai_skill`` (2,), and, in units of their
     spread (hence ``_decentered``), ``slope`` (D,), ``ai_slope`` (D,), ``cluster_mean`` (K, 1+D), ``person`` (M, 1+D);
-    ``z``; observed ``right``, ``y_ai``; deterministic ``ai_logits`` (N, C), ``gate_logits`` (N, M+1). The guide is
+    ``z``; observed ``right``, ``y_ai``; deterministic ``ai_logits`` (N, C), ``right_probs`` and
+    ``gate_logits`` (N, M+1). The guide is
     ``exact(model, ["z"], continuous=normal(model))``, and :class:`~pl2d_ppl.people.pooled.PooledPeople` adds newcomers.
     The guide is a mean field: its uncertainty of people is close to that of MCMC, but it underestimates the uncertainty
     of means of clusters with few people.
@@ -108,7 +109,8 @@ def pooled_l2d(
     confidence = _log_odds(ai_probs.max(-1))
     ai_score = ai_skill[0] + ai_skill[1] * confidence + phi @ ai_slope
     scores = jnp.concatenate([person[:, 0] + phi @ person[:, 1:].T, ai_score[:, None]], axis=1)
-    gate_logits = numpyro.deterministic("gate_logits", sharpness * jax.nn.sigmoid(scores))
+    right_probs = numpyro.deterministic("right_probs", jax.nn.sigmoid(scores))
+    gate_logits = numpyro.deterministic("gate_logits", sharpness * right_probs)
 
     said = jnp.full((num_batch, num_people), -1) if annotations is None else annotations
     truth = jnp.full((num_batch, 1), -1) if y is None else y[:, None]

@@ -21,7 +21,6 @@
 import os
 from functools import partial
 
-import arviz as az
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -107,7 +106,7 @@ tree = to_datatree(posterior_key, result, train.take(np.arange(200)).batch(), nu
 tree
 
 # %%
-az.summary(tree, var_names=["z"], coords={"item": [0, 1, 2, 3]}, kind="stats")
+tree["marginals"]["z_probs"].isel(item=slice(4)).to_series().unstack().round(2)  # z is a name: it has no mean
 
 # %%
 tree["workload"].to_dataset()

@@ -50,6 +50,8 @@ def predict(
 
 def run_predict(folder: Path, path: Path, out: Path) -> str:
     """Run ``pl2d predict``."""
+    if out.suffix.lower() != ".npz":
+        raise ValueError(f"Expected an .npz file for --out, found {out}. Rename it.")
     settings = _read_settings(folder)
     check_writable(out)
     x = read_inputs(path)

@@ -31,7 +31,7 @@ from pl2d_ppl.deferral.offsets import GATE_FLOOR, Policy, argmax_policy, untied
 __all__ = ["Deferral"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Deferral:
     """Who decides each of N items: the option that a gate prefers, and a person behind it.
 
@@ -78,6 +78,12 @@ class Deferral:
         check_parts(self.log_gate, self.ai, self.people_probs)
         if self.draws is not None:
             object.__setattr__(self, "draws", check_draws(self.draws, self.people_probs.shape))
+
+    def __repr__(self) -> str:
+        names, shares = (*self.people, "AI"), self.shares
+        first = [*range(min(5, len(self.people))), -1]
+        shown = ", ".join(f"{names[i]} {shares[i]:.1%}" for i in first)
+        return f"Deferral(items={self.num_items}, people={len(self.people)}: {shown})"
 
     @classmethod
     def of(cls, gate: Any, ai: Any, *, membership: Any = None, people: Sequence[Any] | None = None) -> "Deferral":

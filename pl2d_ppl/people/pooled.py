@@ -28,7 +28,7 @@ from pl2d_ppl.networks import evaluation
 __all__ = ["PooledPeople"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PooledPeople:
     """Posterior draws of a fit of ``pooled_l2d``, and the names of its people.
 
@@ -54,6 +54,9 @@ class PooledPeople:
     draws: Mapping[str, Array]
     people: tuple[str, ...]
     site: str = "person_decentered"
+
+    def __repr__(self) -> str:
+        return f"PooledPeople(people={len(self.people)}, draws={len(self.draws[self.site])})"
 
     @classmethod
     def of(

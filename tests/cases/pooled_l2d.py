@@ -297,7 +297,7 @@ def values_of(pooled):
 
 def p_right(pooled, x=X):
     """Draws of everybody's P(right), (S, N, M+1)."""
-    return pooled.values("gate_logits", x) / 20.0
+    return pooled.values("right_probs", x)
 
 
 def cluster_p_right(pooled, x=X):

@@ -94,6 +94,11 @@ def test_predict_refuses_what_is_no_fit(data, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["fit"]
 
 
+def test_predictions_are_an_npz_by_name_too(fitted, data, tmp_path):
+    refused(pl2d("predict", fitted[1], data, "--out", tmp_path / "out.csv"), "Expected an .npz file", "out.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["missing", "truncated", "nan", "narrow"])
 def test_predict_refuses_bad_inputs(fitted, folder, tmp_path, name):
     refused(

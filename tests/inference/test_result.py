@@ -113,6 +113,7 @@ def test_a_prediction_leads_to_a_deferral(single, batched):
         day = Deferral.of(*prediction)
         np.testing.assert_array_equal(day.decision, prediction.decision)
         assert day.people == ("person_0", "person_1")
+        assert repr(day).startswith("Deferral(items=40, people=2: person_0 ")
         shares = day.bounded(lower, upper).shares
         assert np.all((shares >= np.array(lower) - 1 / 40) & (shares <= np.array(upper) + 1 / 40))
 
