@@ -1,11 +1,8 @@
 """``pl2d curve``: from a file to a report, and what it says when something is wrong."""
 
-import signal
-from functools import partial
-
 import numpy as np
 import pytest
-from cases.command import TINY, pl2d, plain, read, refused, toy
+from cases.command import TINY, ctrl_c, pl2d, plain, read, refused, toy
 
 from pl2d_ppl.cli.curve import Method
 from pl2d_ppl.data import write_npz
@@ -87,7 +84,7 @@ def test_the_table_is_of_the_seeds_asked_for_and_more_seeds_keep_the_first(tmp_p
 
 
 def test_an_interrupted_curve_keeps_its_finished_seeds(tmp_path, data, at_fit):
-    at_fit(3, partial(signal.raise_signal, signal.SIGINT))  # of two coverages a seed
+    at_fit(3, ctrl_c)  # of two coverages a seed
     result = pl2d("curve", data, *TINY, "--seeds", 3, "--out", tmp_path)
     assert result.exit_code == 130
     assert "interrupted; seeds that were finished are kept" in plain(result.output)

@@ -1,6 +1,5 @@
 """Early stopping, interruption, resuming, and losses that are not finite."""
 
-import signal
 from functools import partial
 
 import jax
@@ -77,7 +76,7 @@ def ctrl_c(monkeypatch):
     def stop(self, *args, **kwargs):
         shown.append(args)
         if len(shown) == 3:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     monkeypatch.setattr("tqdm.auto.tqdm.set_postfix", stop)
 
