@@ -1,4 +1,4 @@
-"""Who stands behind an option, and who is there, against loops."""
+"""Who stands behind an option, and who is present, against loops."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Who annotates what, who is there, and what a gate sees."""
+"""Who annotates what, who is present, and what a gate sees."""
 
 import jax
 import numpy as np
