@@ -1,13 +1,14 @@
 """Mean-field guide: one free categorical or Dirichlet factor per site, by coordinate ascent on the program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpyro
 import numpyro.distributions as dist
-from jax.nn import log_softmax
 
 from pl2d_ppl.engine.coordinate_ascent import coordinate_ascent
-from pl2d_ppl.engine.guide_tools import plates_of, prepare
+from pl2d_ppl.engine.guide_tools import context_of, over_values, prepare
+from pl2d_ppl.engine.shared_dirichlet import SharedDirichlet, shared_dirichlets
 
 __all__ = ["mean_field"]
 
@@ -17,14 +18,20 @@ def mean_field(
     sites: Sequence[str] | None = None,
     *,
     continuous: Callable | None = None,
+    start: Mapping[str, Any] | None = None,
     tolerance: float = 1e-4,
     max_sweeps: int = 50,
-    max_plate_nesting: int = 2,
+    delay: float = 1.0,
+    forgetting: float = 0.7,
 ) -> Callable:
     """Build the guide q = prod_s q_s, every factor at its optimum given the others.
 
     For ``prob_l2d`` this is paper A's family, for ``annotator_lda`` paper B's (B.13, B.16). No update is written by
     hand, so that an edit of the model also changes the guide.
+
+    A Dirichlet site that mini-batches share is learned over the steps by stochastic variational inference (Hoffman et
+    al. 2013): its concentration is mutable state, and step t moves it by (t + delay)^-forgetting towards the optimum of
+    the mini-batch, weighed up to the whole data set.
 
     Parameters
     ----------
@@ -35,27 +42,43 @@ def mean_field(
         exactly.
     continuous : callable, optional
         A guide of the other latent sites, such as ``normal(model)`` for priors on network weights; it runs first.
+    start : mapping of str to array, optional
+        Where coordinate ascent starts: probabilities of a discrete site, concentrations of a Dirichlet site, which
+        broadcast to the shape of the site. By default the prior; where that leaves all values of a site alike, the
+        guide's key breaks the tie.
     tolerance, max_sweeps : float, int
         When coordinate ascent stops; see :func:`~pl2d_ppl.engine.coordinate_ascent.coordinate_ascent`.
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
+    delay, forgetting : float
+        Steps of shared Dirichlet sites; forgetting is in (.5, 1].
 
     Returns
     -------
     callable
         A guide that takes the model's arguments.
     """
+    steps = SharedDirichlet(delay, forgetting)
 
-    def guide(*args, **kwargs) -> None:
-        program = prepare(model, args, kwargs, continuous, max_plate_nesting)
-        q = coordinate_ascent(program, sites, tolerance=tolerance, max_sweeps=max_sweeps)
+    def guide(*args: Any, **kwargs: Any) -> None:
+        program = prepare(model, args, kwargs, continuous)
+        shared = {n: steps.state(program.latents[n], start) for n in shared_dirichlets(program, sites)}
+        given = {**(start or {}), **{name: state["concentration"] for name, state in shared.items()}}
+        q = coordinate_ascent(
+            program,
+            sites,
+            rng_key=numpyro.prng_key(),
+            start=given,
+            fixed=list(shared),
+            tolerance=tolerance,
+            max_sweeps=max_sweeps,
+        )
         for name, site in q.latents.items():
-            with plates_of(program, site):
+            with context_of(program, site):
                 if site.kind == "dirichlet":
-                    numpyro.sample(name, dist.Dirichlet(q.concentrations[name]), infer={"log_mean": True})
+                    known = q.concentrations[name]
+                    rho = steps.step(program, q, name, shared[name]) if name in shared else known
+                    numpyro.sample(name, dist.Dirichlet(rho), infer={"log_mean": True})
                 else:
-                    factor = dist.Categorical(logits=log_softmax(q.log_probs[name], -1))
-                    numpyro.sample(name, factor, infer={"enumerate": "parallel"})
+                    numpyro.sample(name, over_values(q.log_probs[name], site), infer={"enumerate": "parallel"})
 
     guide.continuous = continuous  # type: ignore[attr-defined]
     return guide

@@ -15,6 +15,7 @@ from numpyro.handlers import mask
 
 from pl2d_ppl.checks.concentration import check_concentration
 from pl2d_ppl.checks.votes import check_vote_values, check_votes
+from pl2d_ppl.distributions.vote_counts import VoteCounts
 from pl2d_ppl.networks import instantiate
 
 __all__ = ["annotator_lda"]
@@ -100,9 +101,7 @@ def annotator_lda(
         u = numpyro.sample("u", dist.Dirichlet(alpha))
         if counts is not None:
             mixture = jnp.einsum("nok,nkd->nod", u, vote_probs)
-            mixture = jnp.concatenate([mixture, jnp.maximum(1.0 - mixture.sum(-1, keepdims=True), 1e-30)], axis=-1)
-            times = jnp.pad(times, ((0, 0), (0, 1)))[:, None]  # nobody voted for any other category
-            numpyro.sample("counts", dist.Multinomial(times.sum(-1), mixture), obs=times)
+            numpyro.sample("counts", VoteCounts(mixture), obs=times[:, None])
         elif votes is not None:
             with numpyro.plate("vote", votes.shape[1], dim=-1), mask(mask=votes >= 0):
                 z = numpyro.sample("z", dist.Categorical(probs=u), infer={"enumerate": "parallel"})

@@ -14,9 +14,10 @@ from numpyro.handlers import seed, substitute, trace
 
 from pl2d_ppl.checks.names import listed, names_of
 from pl2d_ppl.checks.warn import warn
+from pl2d_ppl.engine._numpyro import unwrap
 from pl2d_ppl.engine.coordinate_ascent import coordinate_ascent
-from pl2d_ppl.engine.factors import is_dirichlet, unwrap
-from pl2d_ppl.engine.program import freeze
+from pl2d_ppl.engine.dirichlet import is_dirichlet
+from pl2d_ppl.engine.program import read_program
 from pl2d_ppl.engine.program_key import ProgramKey
 from pl2d_ppl.networks import evaluation
 from pl2d_ppl.people.annotations import check_annotations, padded_length
@@ -160,5 +161,5 @@ def _concentrations(
     tolerance, max_sweeps = options
     with evaluation():
         model = substitute(seed(program.model, jax.random.key(0)), data=dict(params))
-        q = coordinate_ascent(freeze(model, (x,), {"votes": votes}), tolerance=tolerance, max_sweeps=max_sweeps)
+        q = coordinate_ascent(read_program(model, (x,), {"votes": votes}), tolerance=tolerance, max_sweeps=max_sweeps)
     return q.concentrations[SITE].reshape(len(x), -1)

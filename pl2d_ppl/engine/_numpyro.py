@@ -1,60 +1,44 @@
 """All private names of NumPyro that the library uses; `tests/engine/test_numpyro.py` fails when one moves."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpyro
-from numpyro.contrib.funsor import enum_messenger, plate_to_enum_plate
-from numpyro.distributions import Distribution, MaskedDistribution
+import jax.numpy as jnp
+from numpyro.distributions import Distribution, ExpandedDistribution, MaskedDistribution
+from numpyro.handlers import mask
+from numpyro.primitives import _PYRO_STACK, Messenger
 
-__all__ = ["enumerated_plates", "given_mask", "given_masks", "own_dimensions"]
-
-
-@contextmanager
-def enumerated_plates() -> Iterator[None]:
-    """Make ``numpyro.plate`` known to the enumeration; unlike NumPyro's own context, this one may be nested."""
-    outer = numpyro.plate.__dict__.get("__new__")
-    try:
-        with plate_to_enum_plate():
-            yield
-    finally:
-        if outer is not None:
-            numpyro.plate.__new__ = outer
+__all__ = ["given_masks", "unwrap"]
 
 
-@contextmanager
-def given_masks() -> Iterator[None]:
-    """Let masked distributions remember their mask as it was given.
+def unwrap(fn: Distribution) -> tuple[Distribution, list]:
+    """Strip masks and expansions from a distribution: return its core, and the masks, the outermost first."""
+    masks = []
+    while isinstance(fn, MaskedDistribution | ExpandedDistribution):
+        if isinstance(fn, MaskedDistribution):
+            masks.append(fn._mask)
+        fn = fn.base_dist
+    return fn, masks
 
-    NumPyro broadcasts it to the batch shape, including enumerated dimensions. This would make "y through expert m,
-    masked to z == m" quadratic in the number of experts, for every category of t.
+
+def given_masks(fn: Distribution, outermost: Messenger) -> list:
+    """Return the masks of a distribution inside a handler as the program gave them, before broadcasting.
+
+    A masked distribution broadcasts its mask to its batch shape, including enumerated dimensions. This would make "y
+    through expert m, masked to z == m" quadratic in the number of experts, for every category of t. The mask handlers
+    on the stack still have theirs; a mask that none of them gave is returned as broadcast.
     """
-    init = MaskedDistribution.__init__
+    masks = unwrap(fn)[1]
+    inside = _PYRO_STACK[_PYRO_STACK.index(outermost) + 1 :]
+    given = [h.mask for h in inside if isinstance(h, mask) and h.mask is not True]
+    if len(given) > len(masks):  # another handler has replaced the distribution
+        return masks
+    return [_same(raw, broadcast) for raw, broadcast in zip(given, masks, strict=False)] + masks[len(given) :]
 
-    def remember(self: MaskedDistribution, base_dist: Distribution, mask: Any) -> None:
-        self.given_mask = mask  # type: ignore[attr-defined]
-        init(self, base_dist, mask)
 
-    MaskedDistribution.__init__ = remember  # type: ignore[method-assign]
+def _same(given: Any, broadcast: Any) -> Any:
+    """Return a given mask if it is, by its shape, what was broadcast."""
     try:
-        yield
-    finally:
-        MaskedDistribution.__init__ = init  # type: ignore[method-assign]
-
-
-@contextmanager
-def own_dimensions() -> Iterator[None]:
-    """Allocate dimensions afresh: a guide traces the model inside an enumeration that has its own names."""
-    stack = enum_messenger._DIM_STACK
-    outer = dict(vars(stack))
-    vars(stack).update(vars(enum_messenger.DimStack()))
-    try:
-        yield
-    finally:
-        vars(stack).update(outer)
-
-
-def given_mask(fn: MaskedDistribution) -> Any:
-    """Return the mask of a distribution as given, before broadcasting, if :func:`given_masks` recorded it."""
-    return getattr(fn, "given_mask", fn._mask)
+        fits = jnp.broadcast_shapes(jnp.shape(given), jnp.shape(broadcast)) == jnp.shape(broadcast)
+    except ValueError:
+        fits = False
+    return given if fits else broadcast

@@ -14,18 +14,26 @@ those of section 1 of docs/mathematics.md (paper A) and equations B.13 and B.16.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from math import prod
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.nn import log_softmax
 
-from pl2d_ppl.engine.elimination import eliminate, expectation
-from pl2d_ppl.engine.factors import Factor, LatentSite, Named, concentration_of, log_mean
+from pl2d_ppl.engine.conjugacy import check_conjugate
+from pl2d_ppl.engine.dirichlet import concentration_of, log_mean
+from pl2d_ppl.engine.elimination import LOG_ZERO, eliminate, expectation
+from pl2d_ppl.engine.factors import Factor, LatentSite
 from pl2d_ppl.engine.marginals import require_sites
-from pl2d_ppl.engine.program import FactorGraph, FrozenProgram, trace_factors
+from pl2d_ppl.engine.named import Named, aligned, named_einsum
+from pl2d_ppl.engine.program import Program
 
 __all__ = ["MeanField", "coordinate_ascent"]
+
+TIE = 1e-6  # probabilities of values that differ by less are equal
+SPREAD = 0.5  # standard deviation of the logits that break a tie
 
 
 class MeanField(NamedTuple):
@@ -53,23 +61,36 @@ class MeanField(NamedTuple):
 
 
 def coordinate_ascent(
-    program: FrozenProgram,
+    program: Program,
     sites: Sequence[str] | None = None,
     *,
+    rng_key: Array | None = None,
+    start: Mapping[str, Any] | None = None,
+    fixed: Sequence[str] = (),
     tolerance: float = 1e-4,
     max_sweeps: int = 50,
 ) -> MeanField:
     """Maximise the ELBO over a factorised posterior of discrete and Dirichlet sites.
 
-    A sweep updates the sites one after the other, the last of the program first: observations of the leaves then take
-    effect from the first update on.
+    A sweep updates the discrete sites one after the other, the last of the program first, so that observations of the
+    leaves take effect from the first update on; then the Dirichlet sites.
+
+    Where all values of a site are alike, as at symmetric priors, coordinate ascent would stay on a saddle for ever: if
+    the first sweep leaves a site uniform, its start is drawn at random.
 
     Parameters
     ----------
-    program : FrozenProgram
-        Program from :func:`~pl2d_ppl.engine.program.freeze`; its networks are not evaluated again.
+    program : Program
+        Program from :func:`~pl2d_ppl.engine.program.read_program`; its networks are not evaluated again.
     sites : sequence of str, optional
         Sites of q; by default all latent sites. Discrete sites left out are summed out exactly.
+    rng_key : Array, optional
+        Key that breaks ties.
+    start : mapping of str to Array, optional
+        Where q starts: probabilities of a discrete site, or concentrations of a Dirichlet site, which broadcast to
+        its batch shape and size. By default at the prior, averaged over the priors of the parents.
+    fixed : sequence of str
+        Dirichlet sites that stay at their start.
     tolerance : float
         Sweeps end when no probability and no E[ln u] changed by more than this in the last sweep.
     max_sweeps : int
@@ -83,87 +104,200 @@ def coordinate_ascent(
     Raises
     ------
     ValueError
-        If a name in ``sites`` is not a latent site, or ``max_sweeps`` is not positive.
+        If a name in ``sites`` is not a latent site, ``max_sweeps`` is not positive, or the expected log joint is not
+        linear in E[ln u] of a Dirichlet site.
     """
     if max_sweeps < 1:
         raise ValueError(f"Expected at least one sweep, found max_sweeps={max_sweeps}.")
-    graph = trace_factors(program)
-    require_sites(list(graph.latents) if sites is None else sites, graph.latents)
-    ascent = _Ascent(program, graph, sites)
+    require_sites(list(program.latents) if sites is None else sites, program.latents)
+    ascent = Ascent(program, sites, fixed)
 
-    def running(state: _State) -> Array:
+    def running(state: State) -> Array:
         return (state.num_sweeps < max_sweeps) & (state.change > tolerance)
 
-    state = jax.lax.while_loop(running, ascent.sweep, ascent.start())
-    return MeanField(state.log_probs, state.concentrations, ascent.sites, state.num_sweeps, state.change)
+    state = ascent.untied(ascent.start(start or {}), rng_key, set(start or ()))
+    state = jax.lax.while_loop(running, ascent.sweep, state)
+    log_probs = {n: ascent.sites[n].by_position(a) for n, a in state.log_probs.items()}
+    return MeanField(log_probs, state.concentrations, ascent.sites, state.num_sweeps, state.change)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Factors of q in the middle of the ascent; those of discrete sites have one axis a plate, and their values."""
+
     log_probs: dict[str, Array]
     concentrations: dict[str, Array]
     num_sweeps: Array
     change: Array
 
 
-class _Ascent:
-    """The start of coordinate ascent, and one sweep of it."""
+class Ascent:
+    """The start of coordinate ascent, and one sweep of it.
 
-    def __init__(self, program: FrozenProgram, graph: FactorGraph, sites: Sequence[str] | None):
+    Parameters
+    ----------
+    program : Program
+        The program.
+    sites : sequence of str, optional
+        Sites of q.
+    fixed : sequence of str
+        Dirichlet sites that no sweep updates.
+    """
+
+    def __init__(self, program: Program, sites: Sequence[str] | None, fixed: Sequence[str] = ()):
         self.program = program
-        self.sites = {n: s for n, s in graph.latents.items() if sites is None or n in sites}
-        self.summed_out = {n: s for n, s in graph.latents.items() if n not in self.sites}
-        self.factors = eliminate(graph.factors, self.summed_out)
+        latents = program.latents
+        self.sites = {n: s for n, s in latents.items() if sites is None or n in sites}
+        self.discrete = {n: s for n, s in self.sites.items() if s.kind == "discrete"}
+        self.dirichlets = {n: s for n, s in self.sites.items() if s.kind == "dirichlet"}
+        self._fixed = fixed
+        self._left = {n: s for n, s in latents.items() if n not in self.sites and s.kind == "discrete"}
+        self.factors = eliminate(program.factors, self._left).factors
+        if self.dirichlets:
+            means = {n: log_mean(concentration_of(s.fn)) for n, s in self.dirichlets.items()}
+            check_conjugate(program.again, means)
 
-    def expected(self, factors: Sequence[Factor], probs: Mapping[str, Array]) -> Array:
-        """Expected log-probability of some sites."""
-        q = {n: Named(self.sites[n].dims, _by_plates(a, self.sites[n])) for n, a in probs.items()}
+    def factors_at(self, log_means: Mapping[str, Array]) -> list[Factor]:
+        """Return the factors at E[ln u] of the Dirichlet sites."""
+        if not log_means:
+            return self.factors
+        return eliminate(self.program.again(log_means), self._left).factors
+
+    def expected(self, factors: Sequence[Factor], log_probs: Mapping[str, Array]) -> Array:
+        """Expected log-probability of factors."""
+        q = {n: Named(self.sites[n].dims, jnp.exp(a)) for n, a in log_probs.items()}
         return sum((expectation(f, q) for f in factors), start=jnp.zeros(()))
 
-    def expected_log_joint(self, probs: Mapping[str, Array], log_means: Mapping[str, Array]) -> Array:
-        """Compute E_q[ln p]; if q has a Dirichlet site, run the program again at its E[ln u]."""
-        if not log_means:
-            return self.expected(self.factors, probs)
-        graph = trace_factors(self.program, log_means=log_means)
-        return self.expected(eliminate(graph.factors, self.summed_out), probs)
+    def logits(self, name: str, factors: Sequence[Factor], log_probs: Mapping[str, Array]) -> Array:
+        """Gradient of the expected log joint with respect to q of a discrete site, over its weight."""
+        site = self.sites[name]
+        q = {n: Named(self.sites[n].dims, jnp.exp(a)) for n, a in log_probs.items() if n != name}
+        messages = [_message(f, site, q) for f in factors if name in f.variables]
+        shape = (*site.plates.values(), site.size)
+        return jnp.broadcast_to(sum(messages, start=jnp.zeros(())), shape)
 
-    def start(self) -> _State:
+    def start(self, given: Mapping[str, Any]) -> State:
         """Start every site at its prior, averaged over the priors of its parents."""
         log_probs: dict[str, Array] = {}
         concentrations: dict[str, Array] = {}
         for name, site in self.sites.items():
-            if site.kind == "dirichlet":
-                concentrations[name] = concentration_of(site.fn)
-            else:
-                parents = {n: jnp.exp(a) for n, a in log_probs.items()}
-                own = [f for f in self.factors if f.name == name]
-                anywhere = jnp.zeros((*site.shape, site.size))
-                slope = jax.grad(lambda a, n=name, own=own, q=parents: self.expected(own, {**q, n: a}))(anywhere)
-                log_probs[name] = jax.nn.log_softmax(slope / site.scale, -1)
-        return _State(log_probs, concentrations, jnp.zeros((), int), jnp.full((), jnp.inf))
-
-    def sweep(self, state: _State) -> _State:
-        """Update every site once."""
-        probs = {n: jnp.exp(a) for n, a in state.log_probs.items()}
-        log_means = {n: log_mean(a) for n, a in state.concentrations.items()}
-        log_probs, concentrations, changes = dict(state.log_probs), dict(state.concentrations), []
-        for name in reversed(self.sites):
-            site = self.sites[name]
+            shape = (*site.shape, site.size)
+            if name in given:
+                value = _check_start(site, given[name], shape)
+                if site.kind == "discrete":
+                    log_probs[name] = site.by_plates(jnp.log(value / value.sum(-1, keepdims=True)))
+                else:
+                    concentrations[name] = value
+                continue
+            own = [f for f in self.factors if f.name == name]
             if site.kind == "discrete":
-                slope = jax.grad(lambda a, n=name: self.expected_log_joint({**probs, n: a}, log_means))(probs[name])
-                log_probs[name] = jax.nn.log_softmax(slope / site.scale, -1)
-                new, old = jnp.exp(log_probs[name]), probs[name]
-                probs[name] = new
+                log_probs[name] = log_softmax(self.logits(name, own, log_probs), -1)
             else:
-                slope = jax.grad(lambda a, n=name: self.expected_log_joint(probs, {**log_means, n: a}))(log_means[name])
-                concentrations[name] = 1.0 + slope / site.scale
-                new, old = log_mean(concentrations[name]), log_means[name]
-                log_means[name] = new
-            changes.append(jnp.max(jnp.abs(new - old)))
-        return _State(
-            log_probs, concentrations, state.num_sweeps + 1, jnp.max(jnp.stack([jnp.zeros(()), *changes]))
-        )  # of no site, nothing
+                concentrations[name] = jnp.broadcast_to(_mean_prior(site, log_probs, self.sites), shape)
+        return State(log_probs, concentrations, jnp.zeros((), int), jnp.full((), jnp.inf))
+
+    def untied(self, state: State, rng_key: Array | None, given: set[str]) -> State:
+        """Draw the start of discrete sites at random that the first sweep leaves uniform."""
+        free = [n for n in self.discrete if n not in given and self.sites[n].size > 1]
+        if not free or len(self.sites) == 1:  # the first update of a single site is its optimum
+            return state
+        swept = self.sweep(state)
+        keys = jax.random.split(jax.random.key(0) if rng_key is None else rng_key, len(free))
+        log_probs = dict(state.log_probs)
+        for name, key in zip(free, keys, strict=True):
+            tied = _is_uniform(state.log_probs[name]) & _is_uniform(swept.log_probs[name])
+            noise = SPREAD * jax.random.normal(key, log_probs[name].shape)
+            log_probs[name] = jnp.where(tied, log_softmax(noise, -1), log_probs[name])
+        return state._replace(log_probs=log_probs)
+
+    def sweep(self, state: State) -> State:
+        """Update every site once."""
+        log_means = {n: log_mean(a) for n, a in state.concentrations.items()}
+        factors, pullback = _linearised(self.factors_at, log_means)
+        log_probs, concentrations, changes = dict(state.log_probs), dict(state.concentrations), [jnp.zeros(())]
+        for name in reversed(self.discrete):
+            new = log_softmax(self.logits(name, factors, log_probs), -1)
+            changes.append(jnp.max(jnp.abs(jnp.exp(new) - jnp.exp(log_probs[name]))))
+            log_probs[name] = new
+        for name, slope in self._slopes(factors, pullback, log_probs).items():
+            site = self.sites[name]
+            concentrations[name] = 1.0 + slope / jnp.expand_dims(site.weight, -1)
+            changes.append(jnp.max(jnp.abs(log_mean(concentrations[name]) - log_means[name])))
+        return State(log_probs, concentrations, state.num_sweeps + 1, jnp.max(jnp.stack(changes)))
+
+    def _slopes(self, factors: Sequence[Factor], pullback: Any, log_probs: Mapping[str, Array]) -> dict[str, Array]:
+        """Gradient of the expected log joint with respect to E[ln u], in which it is linear."""
+        updated = [n for n in self.dirichlets if n not in self._fixed]
+        if not updated:
+            return {}
+
+        def value(data: list[Array]) -> Array:
+            return self.expected([_with_data(f, a) for f, a in zip(factors, data, strict=True)], log_probs)
+
+        (slopes,) = pullback(jax.grad(value)([f.log_prob.data for f in factors]))
+        return {n: slopes[n] for n in updated}
 
 
-def _by_plates(array: Array, site: LatentSite) -> Array:
-    """Drop the batch dimensions that belong to no plate."""
-    return array.reshape(*site.plates.values(), site.size)
+def _message(factor: Factor, site: LatentSite, q: Mapping[str, Named]) -> Array:
+    """Expected log-probability of a factor for every value of a site, in units of the site's weight."""
+    operands = [factor.log_prob._replace(data=jnp.maximum(factor.log_prob.data, LOG_ZERO))]
+    if factor.mask is not None:
+        operands.append(factor.mask._replace(data=factor.mask.data.astype(operands[0].data.dtype)))
+    if factor.scale.dims:
+        operands.append(factor.scale)
+    operands += [q[n] for n in factor.variables if n != site.name]
+    present = {d for o in operands for d in o.dims}
+    keep = [d for d in site.dims if d in present]
+    repeats = prod(n for p, n in factor.plates.items() if p not in present and p not in site.plates)
+    message = aligned(Named(tuple(keep), named_einsum(operands, keep)), site.dims)
+    weight = 1.0 if factor.scale.dims else factor.scale.data
+    if _equal(factor.scale.data, site.scale.data) and repeats == 1:
+        return message if not factor.scale.dims else message / aligned(site.scale, site.dims)
+    return message * (repeats * weight) / aligned(site.scale, site.dims)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return isinstance(one, float | int) and isinstance(other, float | int) and one == other
+
+
+def _with_data(factor: Factor, data: Array) -> Factor:
+    return factor._replace(log_prob=factor.log_prob._replace(data=data))
+
+
+def _linearised(factors_at: Any, log_means: Mapping[str, Array]) -> tuple[list[Factor], Any]:
+    """Return the factors at E[ln u], and the map from gradients of their arrays to gradients of E[ln u]."""
+    if not log_means:
+        return factors_at(log_means), None
+    shapes: list[Factor] = []
+
+    def data_at(means: Mapping[str, Array]) -> list[Array]:
+        shapes[:] = factors_at(means)
+        return [f.log_prob.data for f in shapes]
+
+    data, pullback = jax.vjp(data_at, dict(log_means))
+    return [_with_data(f, a) for f, a in zip(shapes, data, strict=True)], pullback
+
+
+def _mean_prior(site: LatentSite, log_probs: Mapping[str, Array], sites: Mapping[str, LatentSite]) -> Array:
+    """Concentration of the prior, averaged over the sites that decide it."""
+    concentration = concentration_of(site.fn)
+    outer = concentration.ndim - 1 - len(site.shape)
+    return concentration.mean(tuple(range(outer))) if outer > 0 else concentration
+
+
+def _is_uniform(log_probs: Array) -> Array:
+    probs = jnp.exp(log_probs)
+    return jnp.max(probs.max(-1) - probs.min(-1)) < TIE
+
+
+def _check_start(site: LatentSite, value: Any, shape: tuple[int, ...]) -> Array:
+    value = jnp.asarray(value, float)
+    try:
+        fits = jnp.broadcast_shapes(value.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"Expected a start of site {site.name!r} that broadcasts to {shape}, found shape {value.shape}. Its last "
+            "axis runs over the values, or components, of the site."
+        )
+    return jnp.broadcast_to(value, shape)

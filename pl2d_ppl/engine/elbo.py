@@ -1,29 +1,61 @@
 """Evidence lower bound with enumeration, where model and guide share one pass through the networks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jax import Array
-from numpyro.handlers import infer_config, replay, seed, substitute
+from numpyro.distributions import Distribution
+from numpyro.handlers import seed, substitute
+from numpyro.handlers import trace as plain_trace
 from numpyro.infer.elbo import ELBO
 from numpyro.primitives import Messenger
 
+from pl2d_ppl.engine._numpyro import unwrap
+from pl2d_ppl.engine.dirichlet import concentration_of, exp_log_mean, is_dirichlet, log_mean
 from pl2d_ppl.engine.elimination import eliminate, expectation
-from pl2d_ppl.engine.enumeration import NamedTrace, enumeration
-from pl2d_ppl.engine.factors import (
-    Factor,
-    concentration_of,
-    exp_log_mean,
-    is_dirichlet,
-    latent_site,
-    log_mean,
-    site_factor,
-)
+from pl2d_ppl.engine.enumeration import DEPTH, Dimensions, Enumerate, TooDeep, is_latent, support_of
+from pl2d_ppl.engine.factors import Factor, LatentSite, latent_site, site_factor
+from pl2d_ppl.engine.program import check_plates
 
-__all__ = ["EnumELBO"]
+__all__ = ["EnumELBO", "ExactSite"]
+
+Terms = dict[str, Array]
+
+
+class ExactSite:
+    """Mark of a guide's site that is exact: its distribution is the posterior of a program given the sites before it.
+
+    The ELBO sums such a site out of that program instead of taking an expectation: value and gradient are the same, and
+    the sum costs less. A handler that replaces the distribution takes the mark off.
+
+    Parameters
+    ----------
+    model : callable
+        The program.
+    args, kwargs : tuple, dict
+        Its arguments.
+    sites : tuple of str
+        All discrete sites of the guide.
+    fn : Distribution, optional
+        The distribution of the marked site.
+    """
+
+    def __init__(self, model: Callable, args: tuple, kwargs: dict, sites: tuple[str, ...], fn: Any = None):
+        self.model, self.args, self.kwargs, self.sites, self.fn = model, args, kwargs, sites, fn
+
+    def of(self, fn: Distribution) -> "ExactSite":
+        """Mark a distribution."""
+        return ExactSite(self.model, self.args, self.kwargs, self.sites, fn)
+
+    def holds(self, site: dict, model: Callable, args: tuple, kwargs: dict, names: Sequence[str]) -> bool:
+        """Whether a traced site still has its distribution, and the program and the discrete sites are the same."""
+        ours, theirs = jax.tree.leaves((self.args, self.kwargs)), jax.tree.leaves((args, kwargs))
+        same = self.model is model and len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))
+        return same and unwrap(site["fn"])[0] is self.fn and set(names) <= set(self.sites)
 
 
 class EnumELBO(ELBO):
@@ -36,18 +68,13 @@ class EnumELBO(ELBO):
     - the model reuses deterministic sites that the guide recorded: if a guide runs the model's networks for its E-step,
       the model does not evaluate them again;
     - masks over enumerated sites stay factorised, which makes a step linear in the number of experts;
-    - Dirichlet sites of a mean-field guide enter through E[ln u], without sampling.
-
-    Parameters
-    ----------
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
+    - Dirichlet sites of a mean-field guide enter through E[ln u], without sampling;
+    - supports that do not begin at 0, unrelated plates, and weights by :func:`numpyro.handlers.scale` are right.
     """
 
     can_infer_discrete = True
 
-    def __init__(self, max_plate_nesting: int = 2):
-        self.max_plate_nesting = max_plate_nesting
+    def __init__(self) -> None:
         super().__init__(num_particles=1)
 
     def loss(self, rng_key: Array, param_map: dict, model: Callable, guide: Callable, *args, **kwargs) -> Array:
@@ -72,8 +99,15 @@ class EnumELBO(ELBO):
         return {"loss": loss, "mutable_state": state or None, "diagnostics": noted}
 
     def site_terms(
-        self, rng_key: Array, param_map: dict, model: Callable, guide: Callable, *args, **kwargs
-    ) -> tuple[dict[str, Array], tuple[dict, dict]]:
+        self,
+        rng_key: Array,
+        param_map: dict,
+        model: Callable,
+        guide: Callable,
+        *args,
+        keep_plate: str | None = None,
+        **kwargs,
+    ) -> tuple[Terms, tuple[dict, dict]]:
         """Return contributions to the ELBO by site, and the traces of model and guide.
 
         Parameters
@@ -86,11 +120,14 @@ class EnumELBO(ELBO):
             The programs.
         *args, **kwargs
             Their arguments.
+        keep_plate : str, optional
+            A plate that contributions are not summed over: those of sites in it have shape (size,).
 
         Returns
         -------
         terms : dict of str to Array
-            Expected log-probability under ``name``, minus that of the guide under ``q(name)``.
+            Expected log-probability under ``name``, minus that of the guide under ``q(name)``. A site that is summed
+            out contributes under its name, together with all that depends on it.
         traces : tuple of dict
             Model, then guide.
 
@@ -99,38 +136,102 @@ class EnumELBO(ELBO):
         ValueError
             If guide and model do not fit together.
         """
-        model_trace, guide_trace = self._traces(rng_key, param_map, model, guide, args, kwargs)
+        depth = DEPTH
+        while True:
+            dimensions = Dimensions(depth)
+            try:
+                traces = self._traces(dimensions, rng_key, param_map, model, guide, args, kwargs)
+                break
+            except TooDeep as error:
+                depth = error.depth
+        keep = () if keep_plate is None else (keep_plate,)
         with numpyro.validation_enabled(False):
-            guide_factors, model_factors = _factors(guide_trace), _factors(model_trace)
-        q = {
-            name: guide_factors[name].log_prob._replace(data=jnp.exp(guide_factors[name].log_prob.data))
-            for name, site in guide_trace.items()
-            if name in guide_factors and name in guide_factors[name].variables
-        }
-        summed_out = {
-            name: latent_site(site)
-            for name, site in model_trace.items()
-            if site["type"] == "sample" and site["infer"].get("enumerate") == "parallel" and name not in guide_trace
-        }
-        terms: dict[str, Array] = {}
-        for factor in eliminate(list(model_factors.values()), summed_out):
-            terms[factor.name] = terms.get(factor.name, jnp.zeros(())) + expectation(factor, q)
-        for name, factor in guide_factors.items():
-            terms[f"q({name})"] = -expectation(factor, q)
-        return terms, (model_trace, guide_trace)
+            return _terms(*traces, dimensions, _Exact(model, args, kwargs), keep), traces
 
     def _traces(
-        self, rng_key: Array, param_map: dict, model: Callable, guide: Callable, args: tuple, kwargs: dict
+        self,
+        dimensions: Dimensions,
+        rng_key: Array,
+        param_map: dict,
+        model: Callable,
+        guide: Callable,
+        args: tuple,
+        kwargs: dict,
     ) -> tuple[dict, dict]:
         model_key, guide_key = jax.random.split(rng_key)
-        with enumeration(self.max_plate_nesting):
+        with numpyro.validation_enabled(False):
             seeded = _DirichletMeans(substitute(seed(guide, guide_key), data=param_map))
-            guide_trace = NamedTrace(seeded).get_trace(*args, **kwargs)
+            marked = Enumerate(seeded, dimensions, lambda msg: msg["infer"].get("enumerate") == "parallel")
+            guide_trace = plain_trace(marked).get_trace(*args, **kwargs)
             shared = {n: s["value"] for n, s in guide_trace.items() if s["type"] == "deterministic"}
-            replayed = substitute(replay(seed(model, model_key), guide_trace), data={**param_map, **shared})
-            model_trace = NamedTrace(infer_config(replayed, _enumerate)).get_trace(*args, **kwargs)
+            given = substitute(seed(model, model_key), data={**param_map, **shared})
+            replayed = Enumerate(_Replay(given, guide_trace), dimensions)
+            model_trace = plain_trace(replayed).get_trace(*args, **kwargs)
         _check_match(model_trace, guide_trace)
         return model_trace, guide_trace
+
+
+class _Exact:
+    """Knows which sites of a guide are exact for a model and its arguments."""
+
+    def __init__(self, model: Callable, args: tuple, kwargs: dict):
+        self._call = model, args, kwargs
+
+    def names(self, model_trace: Mapping[str, dict], guide_trace: Mapping[str, dict]) -> list[str]:
+        """Names of exact sites."""
+        discrete = [n for n, s in guide_trace.items() if "support" in s]
+        marks = {n: guide_trace[n]["infer"].get("exact") for n in discrete}
+        return [
+            n
+            for n, mark in marks.items()
+            if mark is not None
+            and mark.holds(guide_trace[n], *self._call, discrete)
+            and _same_weight(guide_trace[n]["scale"], model_trace[n]["scale"])
+        ]
+
+
+def _same_weight(one: Any, other: Any) -> bool:
+    one, other = (1.0 if scale is None else scale for scale in (one, other))
+    return isinstance(one, float | int) and isinstance(other, float | int) and one == other
+
+
+def _terms(
+    model_trace: Mapping[str, dict],
+    guide_trace: Mapping[str, dict],
+    dimensions: Dimensions,
+    exact: _Exact,
+    keep: Sequence[str],
+) -> Terms:
+    """Contributions to the ELBO by site."""
+    model_factors, guide_factors = (_factors(tr, dimensions) for tr in (model_trace, guide_trace))
+    summed_out = exact.names(model_trace, guide_trace)
+    for name in summed_out:
+        del guide_factors[name]
+    q = {
+        name: guide_factors[name].log_prob._replace(data=jnp.exp(guide_factors[name].log_prob.data))
+        for name, site in guide_trace.items()
+        if name in guide_factors and "support" in site
+    }
+    latents = {n: latent_site(s, dimensions) for n, s in model_trace.items() if "support" in s}
+    for name, site in guide_trace.items():
+        if "support" in site:
+            _check_plates_equal(latents[name], latent_site(site, dimensions))
+    check_plates(list(model_factors.values()), latents)
+    left = {n: latents[n] for n in model_trace if n in latents and n not in q}
+    terms: Terms = {}
+    for factor in eliminate(list(model_factors.values()), left).factors:
+        terms[factor.name] = terms.get(factor.name, jnp.zeros(())) + expectation(factor, q, keep)
+    for name, factor in guide_factors.items():
+        terms[f"q({name})"] = -expectation(factor, q, keep)
+    return terms
+
+
+def _check_plates_equal(modelled: LatentSite, guided: LatentSite) -> None:
+    if modelled.long_plates != guided.long_plates:
+        raise ValueError(
+            f"Expected site {guided.name!r} of the guide in the plates of the model's, {modelled.long_plates}, found "
+            f"it in {guided.long_plates}. Sample it inside plates of the same names and sizes."
+        )
 
 
 class _DirichletMeans(Messenger):
@@ -141,36 +242,80 @@ class _DirichletMeans(Messenger):
             msg["value"] = exp_log_mean(log_mean(concentration_of(msg["fn"])))
 
 
-def _enumerate(site: dict) -> dict:
-    """Enumerate every discrete latent site of the model, as ``config_enumerate`` does."""
-    latent = site["type"] == "sample" and not site["is_observed"]
-    return {"enumerate": "parallel"} if latent and site["fn"].has_enumerate_support else {}
+class _Replay(Messenger):
+    """Give the model's latent sites and plates the guide's values; refuse a site that both give a value."""
+
+    def __init__(self, fn: Callable, guide_trace: Mapping[str, dict]):
+        self.guide_trace = guide_trace
+        super().__init__(fn)
+
+    def process_message(self, msg: dict) -> None:
+        ours = self.guide_trace.get(msg.get("name"))
+        if ours is None or msg["type"] not in ("sample", "plate"):
+            return
+        if msg["type"] == "plate" and ours["type"] == "plate":
+            msg["value"] = ours["value"]
+        if not is_latent(msg) or not is_latent(ours):
+            return
+        if msg["value"] is not None:
+            raise ValueError(
+                f"Expected a value of site {msg['name']!r} from the guide or from the model, found both: the model "
+                "substitutes it. Build the guide from the program that substitutes it, or leave the site out of the "
+                "guide."
+            )
+        msg["value"] = ours["value"]
+        if "support" in ours:
+            msg["support"] = ours["support"]
+            _check_support(msg)
 
 
-def _factors(tr: Mapping[str, dict]) -> dict[str, Factor]:
-    read = ((name, site_factor(site)) for name, site in tr.items() if site["type"] == "sample")
-    return {name: factor for name, factor in read if factor is not None}
+def _check_support(msg: dict) -> None:
+    """Refuse a guide whose values are not those of the model's site."""
+    support, own = msg["support"], support_of(msg["name"], msg["fn"])
+    known = not any(isinstance(a, jax.core.Tracer) for a in (support, own))
+    if len(support) != len(own) or (known and not np.array_equal(np.ravel(support), np.ravel(own))):
+        raise ValueError(
+            f"Expected a guide of site {msg['name']!r} over the values of the model's, {np.ravel(own)[:10]}, found one "
+            f"over {np.ravel(support)[:10]}. Give both the same distribution family and sizes."
+            if known
+            else f"Expected {len(own)} values in the guide of site {msg['name']!r}, as in the model, found {len(support)}."
+        )
+
+
+def _factors(tr: Mapping[str, dict], dimensions: Dimensions) -> dict[str, Factor]:
+    return {name: site_factor(site, dimensions) for name, site in tr.items() if site["type"] == "sample"}
 
 
 def _check_match(model_trace: Mapping[str, dict], guide_trace: Mapping[str, dict]) -> None:
-    def latent(tr: Mapping[str, dict]) -> dict[str, dict]:
-        return {n: s for n, s in tr.items() if s["type"] == "sample" and not s["is_observed"]}
-
-    ours, theirs = latent(guide_trace), latent(model_trace)
+    ours, theirs = ({n: s for n, s in tr.items() if is_latent(s)} for tr in (guide_trace, model_trace))
     extra = [n for n in ours if n not in theirs and not ours[n]["infer"].get("is_auxiliary")]
     if extra:
         raise ValueError(
             f"Expected every site of the guide to be a latent site of the model, {sorted(theirs)}, found {extra}."
         )
-    missing = [n for n in theirs if n not in ours and not theirs[n]["fn"].has_enumerate_support]
-    if missing:
+    drawn = [n for n in theirs if n not in ours and "support" not in theirs[n] and theirs[n]["drawn"]]
+    if drawn:
         raise ValueError(
-            f"Expected a guide of the continuous latent sites {missing}, found none: they would be drawn from their "
+            f"Expected a guide of the continuous latent sites {drawn}, found none: they would be drawn from their "
             "priors. Pass continuous=normal(model), of pl2d_ppl.guides.normal, to the guide."
         )
     for name, site in ours.items():
-        if site["infer"].get("enumerate") != "parallel" and not (is_dirichlet(site["fn"]) or site["fn"].has_rsample):
+        if name in theirs and "support" not in site:
+            _check_shape(name, site["value"], theirs[name]["fn"])
+        if "support" not in site and not (is_dirichlet(site["fn"]) or site["fn"].has_rsample):
             raise ValueError(
                 f"Expected the guide's site {name!r} to be enumerated or reparametrised, found "
                 f"{type(site['fn']).__name__}. Mark it infer={{'enumerate': 'parallel'}}."
             )
+
+
+def _check_shape(name: str, value: Array, fn: Distribution) -> None:
+    """Refuse a guide that draws fewer elements of a continuous site than the model has: they would share one draw."""
+    found, expected = jnp.shape(value), tuple(fn.shape())
+    rank = max(len(found), len(expected))
+    found, expected = ((1,) * (rank - len(shape)) + shape for shape in (found, expected))
+    if any(n == 1 < m for n, m in zip(found, expected, strict=True)):
+        raise ValueError(
+            f"Expected a guide of site {name!r} of shape {tuple(fn.shape())}, as in the model, found draws of shape "
+            f"{jnp.shape(value)}. Sample it inside the plates that it has in the model."
+        )

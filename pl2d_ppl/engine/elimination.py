@@ -1,27 +1,47 @@
-"""Sums and products of named factors: expectations, and elimination of discrete variables."""
+"""Elimination of discrete variables from a product of factors, and expectations of factors."""
 
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from pl2d_ppl.engine.factors import Factor, LatentSite, Named
+from pl2d_ppl.engine.factors import Factor, LatentSite
+from pl2d_ppl.engine.named import Named, aligned, named_einsum, scaled, summed
 
-__all__ = ["eliminate", "expectation", "total"]
+__all__ = ["LOG_ZERO", "Conditional", "Elimination", "eliminate", "expectation", "total", "with_parents"]
 
 LOG_ZERO = -1e30  # a finite ln 0: its product with a probability of zero is zero, not NaN as for -inf
+IMPOSSIBLE = -1e20  # below it, a sum of log-probabilities contains a ln 0
+LARGEST_TABLE = 10**8  # elements; exact sums beyond are a mistake
 
 
-def named_einsum(operands: Sequence[Named], keep: Sequence[str] = ()) -> Array:
-    """Multiply named arrays and sum over every dimension that is not kept."""
-    letters = {d: i for i, d in enumerate(dict.fromkeys(d for o in operands for d in o.dims))}
-    interleaved = [a for o in operands for a in (o.data, [letters[d] for d in o.dims])]
-    return jnp.einsum(*interleaved, [letters[d] for d in keep], optimize="optimal")
+class Conditional(NamedTuple):
+    """The distribution of an eliminated site given the sites that were left.
+
+    Attributes
+    ----------
+    log_prob : Named
+        ln p(site | parents), over plates, parents, branches and the site.
+    branches : dict of str to Named
+        Masks over plates and parents: which of its two values a branch has. A branch stands for the sites of its
+        mask, where nothing else about them matters.
+    """
+
+    log_prob: Named
+    branches: dict[str, Named]
 
 
-def expectation(factor: Factor, q: Mapping[str, Named]) -> Array:
+class Elimination(NamedTuple):
+    """The factors that remain, and a conditional for every eliminated site, in the order of elimination."""
+
+    factors: list[Factor]
+    conditionals: dict[str, Conditional]
+
+
+def expectation(factor: Factor, q: Mapping[str, Named], keep: Sequence[str] = ()) -> Array:
     """Expected log-probability of a site, summed over its plates and weighted by its scale.
 
     Parameters
@@ -31,18 +51,29 @@ def expectation(factor: Factor, q: Mapping[str, Named]) -> Array:
     q : mapping of str to Named
         Probabilities q(site | its parents in q) of every enumerated site that the factor touches, and of their
         parents.
+    keep : sequence of str
+        Plates that are not summed over.
 
     Returns
     -------
     Array
-        A scalar; multilinear in the arrays of ``q``.
+        A scalar, or one axis for every plate that is kept and that the factor has; multilinear in the arrays of ``q``.
+        Minus infinity where something has happened whose probability is zero.
     """
     log_prob = factor.log_prob._replace(data=jnp.maximum(factor.log_prob.data, LOG_ZERO))
     operands = [log_prob]
     if factor.mask is not None:
         operands.append(factor.mask._replace(data=factor.mask.data.astype(log_prob.data.dtype)))
+    if factor.scale.dims:
+        operands.append(factor.scale)
     operands += [q[name] for name in with_parents(factor.variables, q)]
-    return factor.scale * _repeats(factor, operands) * named_einsum(operands)
+    kept = [d for d in keep if d in factor.plates]
+    present = {d for o in operands for d in o.dims}
+    repeats = prod(size for plate, size in factor.plates.items() if plate not in present and plate not in kept)
+    value = named_einsum(operands, [d for d in kept if d in present])
+    value = aligned(Named(tuple(d for d in kept if d in present), value), kept)
+    value = value * (repeats if factor.scale.dims else repeats * factor.scale.data)
+    return jnp.broadcast_to(jnp.where(value < IMPOSSIBLE, -jnp.inf, value), [factor.plates[d] for d in kept])
 
 
 def with_parents(names: Collection[str], q: Mapping[str, Named]) -> list[str]:
@@ -56,63 +87,150 @@ def with_parents(names: Collection[str], q: Mapping[str, Named]) -> list[str]:
     return sorted(found)
 
 
-def _repeats(factor: Factor, operands: Sequence[Named]) -> int:
-    """Multiplicity of a term whose arrays do not vary along some plates of the site."""
-    present = {d for o in operands for d in o.dims}
-    return prod(size for plate, size in factor.plates.items() if plate not in present)
-
-
 def total(factors: Sequence[Factor]) -> Array:
     """Sum all factors over their plates; no factor may still contain a discrete variable."""
     return sum((expectation(f, {}) for f in factors), start=jnp.zeros(()))
 
 
-def eliminate(factors: Sequence[Factor], variables: Mapping[str, LatentSite]) -> list[Factor]:
+def eliminate(
+    factors: Sequence[Factor], variables: Mapping[str, LatentSite], order: Sequence[str] | None = None
+) -> Elimination:
     """Sum discrete variables out of a product of factors, in log space.
 
-    Variable elimination in plated factor graphs (Obermeyer et al. 2019): the variable in the most plates goes first;
-    ties go to the one that leaves the smallest table. A lazy mask over variables outside its factor becomes a binary
-    variable b with ``log p(rest | b) = b * log_prob``, which is set to the mask once the variables that occur only in
-    ``log_prob`` have been summed out.
+    Variable elimination in plated factor graphs (Obermeyer et al. 2019): the variable in the most plates goes first. A
+    lazy mask over variables outside its factor becomes a binary variable b with ``log p(rest | b) = b * log_prob``,
+    which is set to the mask once the variables that occur only in ``log_prob`` have been summed out.
+
+    Weights of sites follow the ELBO, in which the weight c of a latent site also weighs its entropy: its sum is
+    c ln sum exp(sum_f c_f ln p_f / c).
 
     Parameters
     ----------
     factors : sequence of Factor
         The program's factors.
     variables : mapping of str to LatentSite
-        Variables to sum out.
+        Variables to sum out, in program order.
+    order : sequence of str, optional
+        Which of the variables in equally many plates goes first. By default the one that leaves the smallest table;
+        where weights differ, the last of the program.
 
     Returns
     -------
-    list of Factor
-        Factors over the variables that remain.
+    Elimination
+        Factors over the variables that remain, and the conditionals of the others.
 
     Raises
     ------
     ValueError
-        If sites that share a variable have different scales, or if eliminating a variable would need a product over a
-        plate that holds a remaining variable.
+        If eliminating a variable would need a product over a plate that holds a remaining variable, or a table that is
+        too large.
     """
-    remaining: list[Factor] = []
-    masks: dict[str, Named] = {}
-    plates = {name: tuple(site.plates) for name, site in variables.items()}
-    homes = {factor.name: frozenset(factor.plates) for factor in factors}  # of every variable, kept or not
-    for factor in factors:
-        if factor.mask is not None and set(factor.variables) & set(variables):
-            branch = f"{factor.name}__branch"
-            plates[branch], masks[branch] = tuple(factor.plates), factor.mask
-            factor = _branched(factor, branch)
-        remaining.append(factor)
-    while plates:
-        depth = max(len(p) for p in plates.values())
-        deepest = (n for n, p in plates.items() if len(p) == depth)
-        name = min(deepest, key=lambda n: _table_size(n, remaining, masks.get(n)))
-        touching = [f for f in remaining if name in f.log_prob.dims]
-        remaining = [f for f in remaining if name not in f.log_prob.dims]
-        if touching:
-            remaining.append(_sum_out(name, touching, plates[name], homes, masks.get(name)))
-        del plates[name]
-    return remaining
+    if order is None and len({_weight(f.scale) for f in factors}) > 1:
+        order = list(reversed(variables))
+    state = _State(factors, variables)
+    left = list(variables)
+    while left:
+        name = state.next(left, order)
+        left.remove(name)
+        state.sum_out(variables[name])
+    for branch in list(state.masks):
+        state.resolve(branch)
+    return Elimination(state.factors, state.conditionals)
+
+
+def _weight(scale: Named) -> object:
+    """Return a weight that equals another one only where both are known to be equal."""
+    return float(scale.data) if isinstance(scale.data, float | int) else id(scale.data)
+
+
+class _State:
+    """The factors in the middle of an elimination."""
+
+    def __init__(self, factors: Sequence[Factor], variables: Mapping[str, LatentSite]):
+        self.masks: dict[str, Named] = {}
+        self.conditionals: dict[str, Conditional] = {}
+        self.homes = {f.name: _long_plates(f) for f in factors}  # of every variable, kept or not
+        self.factors: list[Factor] = []
+        for factor in factors:
+            if factor.mask is not None and set(factor.variables) & set(variables):
+                branch = f"{factor.name}__branch"
+                self.masks[branch], self.homes[branch] = factor.mask, self.homes[factor.name]
+                factor = _branched(factor, branch)
+            self.factors.append(factor)
+        self._variables = variables
+
+    def next(self, left: Sequence[str], order: Sequence[str] | None) -> str:
+        """Choose a variable: among those in the most plates, the first in the order, or the cheapest."""
+        depth = max(len(self._variables[n].long_plates) for n in left)
+        deepest = [n for n in left if len(self._variables[n].long_plates) == depth]
+        return min(deepest, key=order.index if order is not None else self._cost)
+
+    def _cost(self, name: str) -> int:
+        """Elements of the table that the sum over a variable runs over."""
+        touching = [f for f in self.factors if name in f.log_prob.dims]
+        sizes = {d: s for f in touching for d, s in f.log_prob.sizes.items()}
+        for mask in self.masks.values():
+            if name in mask.dims:
+                sizes |= mask.sizes
+        return prod(sizes.values())
+
+    def sum_out(self, site: LatentSite) -> None:
+        """Replace the factors that contain a variable by their sum over it."""
+        for branch in [b for b, mask in self.masks.items() if site.name in mask.dims]:
+            self.resolve(branch)
+        touching = self._touching(site.name)
+        for branch in [b for b in self.masks if any(b in f.log_prob.dims for f in touching)]:
+            if self.homes[branch] - set(site.long_plates):
+                self.resolve(branch)
+        touching = self._touching(site.name)
+        others = [f for f in self.factors if site.name not in f.log_prob.dims]
+        if not touching:  # a site of one value, about which nothing depends
+            return
+        local = [self._local(f, site) for f in touching]
+        sizes = {d: s for named in local for d, s in named.sizes.items()}
+        if prod(sizes.values()) > LARGEST_TABLE:
+            raise ValueError(
+                f"Expected sites that depend on few others, found {site.name!r}, whose exact sum is over "
+                f"{prod(sizes.values()):.2g} combinations with {sorted(set(sizes) - set(site.plates))}. Use the "
+                "mean-field guide for some of them."
+            )
+        dims = tuple(d for d in sizes if d != site.name)
+        table = sum((aligned(named, (*dims, site.name)) for named in local), start=jnp.zeros(()))
+        table = jnp.maximum(table, LOG_ZERO)
+        reduced = logsumexp(table, axis=-1)
+        log_prob = Named((*dims, site.name), table - reduced[..., None])
+        branches = {b: m for b, m in self.masks.items() if b in dims}
+        self.conditionals[site.name] = Conditional(log_prob, branches)
+        self.factors = [*others, Factor(site.name, Named(dims, reduced), None, site.scale, site.plates)]
+
+    def resolve(self, branch: str) -> None:
+        """Set a branch to its mask."""
+        mask = self.masks.pop(branch)
+        self.factors = [_chosen(f, branch, mask) if branch in f.log_prob.dims else f for f in self.factors]
+
+    def _touching(self, name: str) -> list[Factor]:
+        return [f for f in self.factors if name in f.log_prob.dims]
+
+    def _local(self, factor: Factor, site: LatentSite) -> Named:
+        """Log-probability of a factor in units of the site's weight, multiplied over plates inside those of the site."""
+        inner = [p for p in factor.plates if p not in site.plates]
+        lp = factor.log_prob
+        stranded = [d for d in lp.dims if d != site.name and self.homes.get(d, frozenset()).intersection(inner)]
+        if stranded:
+            raise ValueError(
+                f"Expected variables in plate {inner[0]!r} to be summed out before {site.name!r}, which lies outside "
+                f"it, but {stranded[0]!r} depends on other plates too, or is kept. Let the guide keep {site.name!r} "
+                f"too, leave {stranded[0]!r} out of it, or use the mean-field guide for both."
+            )
+        if _weight(factor.scale) != _weight(site.scale):
+            lp = scaled(scaled(lp, factor.scale), site.scale._replace(data=1.0 / site.scale.data))
+        repeats = prod(factor.plates[p] for p in inner if p not in lp.dims)
+        lp = summed(lp, inner)
+        return lp._replace(data=repeats * lp.data) if repeats > 1 else lp
+
+
+def _long_plates(factor: Factor) -> frozenset[str]:
+    return frozenset(p for p, size in factor.plates.items() if size > 1)
 
 
 def _branched(factor: Factor, branch: str) -> Factor:
@@ -122,66 +240,10 @@ def _branched(factor: Factor, branch: str) -> Factor:
     return factor._replace(log_prob=Named((branch, *lp.dims), both), mask=None)
 
 
-def _sizes(factors: Sequence[Factor]) -> dict[str, int]:
-    return {d: s for f in factors for d, s in zip(f.log_prob.dims, f.log_prob.data.shape, strict=True)}
-
-
-def _table_size(name: str, factors: Sequence[Factor], mask: Named | None) -> int:
-    sizes = _sizes([f for f in factors if name in f.log_prob.dims])
-    if mask is not None:
-        sizes |= dict(zip(mask.dims, mask.data.shape, strict=True))
-    return prod(sizes.values())
-
-
-def _sum_out(
-    name: str,
-    factors: Sequence[Factor],
-    plates: tuple[str, ...],
-    homes: Mapping[str, frozenset[str]],
-    mask: Named | None,
-) -> Factor:
-    """Sum a variable out of the factors that contain it; for a branch, take the value that the mask gives."""
-    scales = {float(f.scale) for f in factors}
-    if len(scales) > 1:
-        raise ValueError(
-            f"Expected one scale for all sites that share the discrete variable {name!r}, found {sorted(scales)} "
-            f"at {[f.name for f in factors]}. Put them into the same subsampled plate."
-        )
-    local = [_multiply_over_inner_plates(f, name, plates, homes) for f in factors]
-    joint = {p: s for f in local for p, s in f.plates.items()}
-    sizes = _sizes(local) | {p: s for p, s in joint.items() if s > 1}  # the sum is taken in every plate element
-    if mask is not None:
-        sizes |= dict(zip(mask.dims, mask.data.shape, strict=True))
-    dims = tuple(d for d in sizes if d != name)
-    table = sum((aligned(f.log_prob, (name, *dims)) for f in local), start=jnp.zeros(()))
-    if mask is None:
-        reduced = logsumexp(jnp.broadcast_to(table, [sizes[name], *(sizes[d] for d in dims)]), axis=0)
-    else:
-        reduced = jnp.where(aligned(mask, dims), table[1], table[0])
-    return Factor(name, Named(dims, jnp.broadcast_to(reduced, [sizes[d] for d in dims])), None, factors[0].scale, joint)
-
-
-def _multiply_over_inner_plates(
-    factor: Factor, name: str, plates: tuple[str, ...], homes: Mapping[str, frozenset[str]]
-) -> Factor:
-    inner = [p for p in factor.plates if p not in plates]
-    if not inner:
-        return factor
+def _chosen(factor: Factor, branch: str, mask: Named) -> Factor:
+    """Take the value of a factor at the branch that the mask chooses."""
     lp = factor.log_prob
-    stranded = [d for d in lp.dims if homes.get(d, frozenset()).intersection(inner)]
-    if stranded:
-        raise ValueError(
-            f"Expected variables in plate {inner[0]!r} to be summed out before {name!r}, which lies outside it, "
-            f"but {stranded[0]!r} is kept. Let the guide keep {name!r} too, or leave {stranded[0]!r} out of it."
-        )
-    repeats = prod(factor.plates[p] for p in inner if p not in lp.dims)
-    keep = tuple(d for d in lp.dims if d not in inner)
-    summed = Named(keep, repeats * lp.data.sum([lp.dims.index(p) for p in inner if p in lp.dims]))
-    return factor._replace(log_prob=summed, plates={p: s for p, s in factor.plates.items() if p in plates})
-
-
-def aligned(named: Named, dims: Sequence[str]) -> Array:
-    """Transpose and pad with axes of size one, so that the array broadcasts against ``dims``."""
-    order = [named.dims.index(d) for d in dims if d in named.dims]
-    shape = [named.data.shape[named.dims.index(d)] if d in named.dims else 1 for d in dims]
-    return named.data.transpose(order).reshape(shape)
+    sizes = {d: s for d, s in (lp.sizes | mask.sizes).items() if d != branch}
+    off, on = aligned(lp, (branch, *sizes))
+    dims = tuple(sizes)
+    return factor._replace(log_prob=Named(dims, jnp.where(aligned(mask, dims), on, off)))

@@ -1,75 +1,159 @@
-"""NumPyro's enumeration, adapted for use inside a guide: nested, and with every dimension named."""
+"""Enumeration: every discrete latent site takes all values of its support, in a tensor dimension of its own.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+Positions of dimensions are counted from the right, as everywhere in NumPyro: the last ``depth`` ones belong to plates,
+and each enumerated site has one further left. Names of dimensions follow from positions, so that nothing is patched and
+nothing is global: an enumeration may run inside another one, and in several threads.
+"""
 
-import numpyro
-from numpyro.contrib.funsor import enum
-from numpyro.contrib.funsor import trace as packed_trace
-from numpyro.handlers import trace as plain_trace
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro.distributions import Distribution
 from numpyro.primitives import Messenger
 
-from pl2d_ppl.engine._numpyro import enumerated_plates, given_masks, own_dimensions
+from pl2d_ppl.engine._numpyro import given_masks, unwrap
 
-__all__ = ["Limits", "NamedTrace", "enumeration"]
+__all__ = ["Dimensions", "Enumerate", "TooDeep", "is_latent", "support_of"]
+
+DEPTH = 6  # plates are rarely nested as deeply; a deeper program is read again
 
 
-@contextmanager
-def enumeration(max_plate_nesting: int) -> Iterator[None]:
-    """Enumerate discrete sites to the left of the plates' dimensions, and read log-probabilities off the simplex.
+class TooDeep(Exception):
+    """A plate lies in the dimensions of enumerated sites: read the program again with more of them."""
 
-    Validation is off because mean field replaces u by exp(E[ln u]) of a Dirichlet, which does not sum to one.
+    def __init__(self, depth: int):
+        self.depth = depth
+        super().__init__(f"plates in the last {depth} dimensions")
+
+
+class Dimensions:
+    """Positions of the enumerated sites of a program, or of a guide and a model.
+
+    Parameters
+    ----------
+    depth : int
+        Number of dimensions on the right that belong to plates.
     """
-    with (
-        own_dimensions(),
-        enumerated_plates(),
-        given_masks(),
-        enum(first_available_dim=-1 - max_plate_nesting),
-        Limits(max_plate_nesting),
-        numpyro.validation_enabled(False),
-    ):
-        try:
-            yield
-        except ValueError as error:
-            if "Ran out of free dims" not in str(error):
-                raise
-            raise ValueError(_too_deep(max_plate_nesting, str(error).split()[-1])) from error
+
+    def __init__(self, depth: int = DEPTH):
+        self.depth = depth
+        self.plates: dict[str, int] = {}
+        self._sites: list[str] = []
+
+    def add(self, site: str) -> int:
+        """Return a position for a site."""
+        self._sites.append(site)
+        return -self.depth - len(self._sites)
+
+    def site_at(self, position: int) -> str | None:
+        """Return the site that has a position."""
+        index = -position - self.depth - 1
+        return self._sites[index] if 0 <= index < len(self._sites) else None
 
 
-class Limits(Messenger):
-    """Refuse what the engine cannot enumerate: plates in the dimensions of enumerated sites, and scans."""
+class Enumerate(Messenger):
+    """Give wanted sites their support; refuse what cannot be enumerated.
 
-    def __init__(self, max_plate_nesting: int):
-        self.max_plate_nesting = max_plate_nesting
-        super().__init__()
+    It is the outermost handler of a program: a site that another handler has given a value is not enumerated. The
+    messages of enumerated sites get an entry ``support``, those of masked sites ``masks``: the masks as given.
+
+    Parameters
+    ----------
+    fn : callable
+        The program.
+    dimensions : Dimensions
+        Where positions come from.
+    wanted : callable
+        Whether a discrete latent site, a message, is to be enumerated.
+    """
+
+    def __init__(self, fn: Callable, dimensions: Dimensions, wanted: Callable[[dict], bool] = lambda msg: True):
+        self.dimensions, self.wanted = dimensions, wanted
+        self.sites: set[str] = set()
+        super().__init__(fn)
 
     def process_message(self, msg: dict) -> None:
-        """Look at the message before it takes effect."""
+        """Look at the message after every other handler of the program."""
         if msg["type"] == "control_flow":
             raise ValueError(
                 "Expected a program without control flow, found a scan. The engine does not look into its body: "
                 "write the loop out, or put the sites into a plate."
             )
         for frame in msg.get("cond_indep_stack", ()):
-            if frame.dim is not None and -frame.dim > self.max_plate_nesting:
-                raise ValueError(_too_deep(self.max_plate_nesting, frame.name))
-
-
-def _too_deep(max_plate_nesting: int, plate: str) -> str:
-    return (
-        f"Expected plates in the last {max_plate_nesting} dimensions, found plate {plate!r} in one further left. "
-        f"Pass max_plate_nesting={max_plate_nesting + 1}, or more, to the guide, and to fit or EnumELBO."
-    )
-
-
-class NamedTrace(packed_trace):
-    """A trace that names the dimensions of sample sites, and records every other type of site too."""
-
-    def postprocess_message(self, msg: dict) -> None:
-        """Record the message."""
-        if msg["type"] == "sample" and msg.get("name") in self.trace:
+            self._check_plate(frame)
+        if msg["type"] != "sample":
+            return
+        if msg["name"] in self.sites:
             raise ValueError(f"Expected every site to have its own name, found {msg['name']!r} twice. Rename one.")
-        if msg["type"] in ("sample", "param"):
-            super().postprocess_message(msg)
-        else:
-            plain_trace.postprocess_message(self, msg)
+        self.sites.add(msg["name"])
+        self._check_rank(msg)
+        msg["drawn"] = is_latent(msg) and msg["value"] is None
+        msg["masks"] = given_masks(msg["fn"], self)
+        msg["infer"] = dict(msg["infer"])  # of its own: programs share one among sites
+        if is_latent(msg) and msg["value"] is None and msg["fn"].has_enumerate_support and self.wanted(msg):
+            position = self.dimensions.add(msg["name"])
+            msg["support"] = support_of(msg["name"], msg["fn"])
+            msg["value"] = _at(msg["support"], position)
+
+    def _check_plate(self, frame) -> None:
+        if -frame.dim > self.dimensions.depth:
+            raise TooDeep(-frame.dim)
+        dim = self.dimensions.plates.setdefault(frame.name, frame.dim)
+        if dim != frame.dim:
+            raise ValueError(
+                f"Expected plate {frame.name!r} in one dimension, found it in {dim} and {frame.dim}. Pass dim={dim} "
+                "each time, or give the second plate another name."
+            )
+
+    def _check_rank(self, msg: dict) -> None:
+        """Refuse given values that reach into the dimensions of enumerated sites."""
+        rank = 0 if msg["value"] is None else jnp.ndim(msg["value"]) - msg["fn"].event_dim
+        if rank > self.dimensions.depth and self.dimensions.site_at(-rank) is None:
+            raise TooDeep(rank)
+
+
+def is_latent(site: dict) -> bool:
+    """Whether a message is a latent sample site."""
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def support_of(name: str, fn: Distribution) -> Array:
+    """Return the values of a discrete distribution, shape (values, batch shape or ones).
+
+    Raises
+    ------
+    ValueError
+        If the distribution has an event dimension, or a support whose size is not known or differs within the site.
+    """
+    if fn.event_dim:
+        raise ValueError(
+            f"Expected a discrete latent site without event dimension, found {name!r} of event shape "
+            f"{tuple(fn.event_shape)}. Put its elements into a plate instead of .to_event."
+        )
+    core = unwrap(fn)[0]
+    try:
+        with jax.ensure_compile_time_eval():
+            return core.enumerate_support(expand=False)
+    except (NotImplementedError, jax.errors.ConcretizationTypeError, TypeError) as error:
+        raise ValueError(
+            f"Expected a support of known size, the same for all elements, at discrete latent site {name!r} ~ "
+            f"{type(core).__name__}, found another: {str(error).splitlines()[0]} Pass its size as a number."
+        ) from error
+
+
+def is_positions(support: Array) -> bool:
+    """Whether the values of a support are known to be 0, 1, 2 ..."""
+    if isinstance(support, jax.core.Tracer) or support.size != len(support):
+        return False
+    return np.array_equal(np.asarray(support).ravel(), np.arange(len(support)))
+
+
+def _at(support: Array, position: int) -> Array:
+    """Move the first axis of a support to a position counted from the right."""
+    batch = support.ndim - 1
+    if -position > batch:
+        return support.reshape(support.shape[:1] + (1,) * (-position - 1 - batch) + support.shape[1:])
+    return jnp.swapaxes(support[..., None], 0, position - 1)[0]  # a parent enumerated later lies further left

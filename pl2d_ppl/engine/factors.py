@@ -1,9 +1,9 @@
 """Sample sites as factors: log-probabilities with named dimensions.
 
-NumPyro's enumeration gives every discrete latent site its own tensor dimension, and records which dimension belongs to
-which site or plate. The engine needs nothing else: exact marginals (:mod:`~pl2d_ppl.engine.marginals`),
-mean-field updates (:mod:`~pl2d_ppl.engine.coordinate_ascent`) and the evidence lower bound
-(:mod:`~pl2d_ppl.engine.elbo`) are sums and products of factors (:mod:`~pl2d_ppl.engine.elimination`).
+Enumeration (:mod:`~pl2d_ppl.engine.enumeration`) gives every discrete latent site its own tensor dimension. The engine
+needs nothing else: exact marginals (:mod:`~pl2d_ppl.engine.marginals`), mean-field updates
+(:mod:`~pl2d_ppl.engine.coordinate_ascent`) and the evidence lower bound (:mod:`~pl2d_ppl.engine.elbo`) are sums and
+products of factors (:mod:`~pl2d_ppl.engine.elimination`).
 """
 
 from typing import Any, NamedTuple
@@ -11,30 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import digamma
-from numpyro.distributions import (
-    CategoricalLogits,
-    CategoricalProbs,
-    Dirichlet,
-    Distribution,
-    ExpandedDistribution,
-    MaskedDistribution,
-)
+from numpyro.distributions import CategoricalLogits, CategoricalProbs, Distribution
 from numpyro.ops.indexing import Vindex
 
-from pl2d_ppl.engine._numpyro import given_mask
+from pl2d_ppl.engine._numpyro import unwrap
+from pl2d_ppl.engine.dirichlet import is_dirichlet
+from pl2d_ppl.engine.enumeration import Dimensions, is_positions
+from pl2d_ppl.engine.named import Named, aligned
 
-__all__ = ["Factor", "LatentSite", "Named", "latent_site", "site_factor"]
+__all__ = ["Factor", "LatentSite", "latent_site", "site_factor"]
 
-NAMELESS = "_pyro_dim_"  # NumPyro's name for a dimension that belongs to no plate and no site
-LEAST_LOG_MEAN = -80.0  # exp of it is still a normal float32
-
-
-class Named(NamedTuple):
-    """An array whose axes have names: plates and enumerated sites."""
-
-    dims: tuple[str, ...]
-    data: Array
+LEAST_SCALE = 1e-20  # a weight of zero; its quotient with another weight is still a float32
+ONE = Named((), 1.0)
+NAMELESS = "dimension "  # begins the name of a batch dimension that is in no plate
 
 
 class Factor(NamedTuple):
@@ -50,8 +39,8 @@ class Factor(NamedTuple):
         If given, the factor is ``mask * log_prob``. The two stay separate when the mask depends on an enumerated site
         that ``log_prob`` does not depend on: "y through expert m, masked to z == m" is then
         O(M C + M^2) instead of O(M^2 C).
-    scale : float or Array
-        Weight of the site, from subsampled plates and :func:`numpyro.handlers.scale`.
+    scale : Named
+        Weight of the site, from subsampled plates and :func:`numpyro.handlers.scale`; over plates only.
     plates : dict of str to int
         The plates that the site lies in, and their sizes.
     """
@@ -59,7 +48,7 @@ class Factor(NamedTuple):
     name: str
     log_prob: Named
     mask: Named | None
-    scale: Any
+    scale: Named
     plates: dict[str, int]
 
     @property
@@ -82,10 +71,16 @@ class LatentSite(NamedTuple):
         Number of values, or of components.
     plates : dict of str to int
         Its plates, outermost first, and their sizes.
+    positions : dict of str to int
+        The dimensions of its plates, counted from the right.
     shape : tuple of int
         Its batch shape, by position: the shape that ``sample`` returns, without the event.
-    scale : float or Array
-        Its weight.
+    scale : Named
+        Its weight, over plates.
+    mask : Array or None
+        Which of its elements count, if a mask is known that depends on no other site.
+    support : Array or None
+        Its values, shape (values, batch shape or ones); None if they are 0, 1, 2 ...
     fn : Distribution
         Its prior, conditional on the enumerated values of its parents.
     """
@@ -94,116 +89,205 @@ class LatentSite(NamedTuple):
     kind: str
     size: int
     plates: dict[str, int]
+    positions: dict[str, int]
     shape: tuple[int, ...]
-    scale: Any
+    scale: Named
+    mask: Any
+    support: Any
     fn: Distribution
+
+    @property
+    def long_plates(self) -> dict[str, int]:
+        """Plates of more than one element."""
+        return {p: n for p, n in self.plates.items() if n > 1}
 
     @property
     def dims(self) -> tuple[str, ...]:
         """Axes of its variational factor: plates first, the site itself last."""
         return (*self.plates, self.name)
 
+    @property
+    def nameless_shape(self) -> tuple[int, ...]:
+        """Its batch shape without plates, which are of size one here."""
+        sizes = {self.positions[p]: n for p, n in self.plates.items() if p.startswith(NAMELESS)}
+        return tuple(sizes.get(d, 1) for d in range(-len(self.shape), 0))
 
-def site_factor(site: dict) -> Factor | None:
-    """Convert a traced sample site to a factor; None if it is masked out entirely."""
-    core, masks = unwrap(site["fn"])
-    if any(mask is False for mask in masks):
-        return None
-    masks = [mask for mask in masks if mask is not True]
-    mask = None
-    for m in masks:
-        mask = jnp.asarray(m) if mask is None else mask & m
+    @property
+    def weight(self) -> Array:
+        """Its weight as an array that broadcasts against the batch shape."""
+        scale = aligned(self.scale, tuple(self.plates))
+        sizes = dict(zip(self.positions.values(), scale.shape, strict=True))
+        return scale.reshape([sizes.get(d, 1) for d in range(-len(self.shape), 0)])
+
+    def by_plates(self, array: Array) -> Array:
+        """Drop the batch dimensions that belong to no plate."""
+        return array.reshape(*self.plates.values(), self.size)
+
+    def by_position(self, array: Array) -> Array:
+        """Put the batch dimensions that belong to no plate back."""
+        return array.reshape(*self.shape, self.size)
+
+    def position_of(self, value: Array) -> Array:
+        """Index of values in the support."""
+        if self.support is None:
+            return value
+        support = _padded(self.support, jnp.ndim(value))
+        return jnp.argmax(_padded(jnp.asarray(value)[None], support.ndim - 1) == support, 0)
+
+    def value_at(self, position: Array) -> Array:
+        """Values of the support at an index, shape by position."""
+        if self.support is None:
+            return position
+        support = _padded(self.support, jnp.ndim(position))
+        shape = jnp.broadcast_shapes(support.shape[1:], jnp.shape(position))
+        support = jnp.broadcast_to(support, (len(support), *shape))
+        return jnp.take_along_axis(support, jnp.broadcast_to(position, shape)[None], 0)[0]
+
+
+def site_factor(site: dict, dimensions: Dimensions) -> Factor:
+    """Convert a traced sample site to a factor."""
+    core = unwrap(site["fn"])[0]
+    mask = _conjunction(site["masks"])
     value = site["value"]
+    enumerated = "support" in site
     if site["is_observed"] and mask is not None:
         value = _feasible_where_masked(core, value, mask)
     log_prob = _log_prob(core, value, site)
-    plates = {f.name: f.size for f in sorted(site["cond_indep_stack"], key=lambda f: f.dim)}
-    scale = 1.0 if site["scale"] is None else site["scale"]
-    lp = pack(log_prob, site)
+    names = _Names(site, dimensions)
+    lp, scale = names.pack(log_prob), _scale(site, names)
+    plates = names.plates()
     if mask is None:
-        return Factor(site["name"], lp, None, scale, plates)
-    packed = pack(mask, site)
-    enumerated = site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
-    if set(packed.dims) - set(lp.dims) - set(plates) and not enumerated:
+        return Factor(site["name"], lp, None, scale, names.plates())
+    packed = names.pack(mask)
+    plates = names.plates()
+    if not enumerated and set(packed.dims) - set(lp.dims) - set(plates):
         return Factor(site["name"], lp, packed, scale, plates)
     # A masked latent element gets a uniform distribution: it sums to one and adds nothing to an ELBO.
-    off = -jnp.log(core.enumerate_support(expand=False).shape[0]) if enumerated else 0.0
-    return Factor(site["name"], pack(jnp.where(mask, log_prob, off), site), None, scale, plates)
+    off = -jnp.log(len(site["support"])) if enumerated else 0.0
+    return Factor(site["name"], names.pack(jnp.where(mask, log_prob, off)), None, scale, plates)
 
 
-def latent_site(site: dict) -> LatentSite:
+def latent_site(site: dict, dimensions: Dimensions) -> LatentSite:
     """Describe a traced latent site."""
-    frames = sorted(site["cond_indep_stack"], key=lambda f: f.dim)
-    depth = max((-f.dim for f in frames), default=0)
-    shape = [1] * depth
-    for frame in frames:
-        shape[frame.dim] = frame.size
-    dirichlet = site["infer"].get("dirichlet", False)
-    size = site["fn"].event_shape[-1] if dirichlet else site["fn"].enumerate_support(expand=False).shape[0]
-    scale = 1.0 if site["scale"] is None else site["scale"]
-    plates = {f.name: f.size for f in frames}
-    kind = "dirichlet" if dirichlet else "discrete"
-    return LatentSite(site["name"], kind, size, plates, tuple(shape), scale, site["fn"])
-
-
-def unwrap(fn: Distribution) -> tuple[Distribution, list]:
-    """Strip masks and expansions from a distribution: return its core, and the masks."""
-    masks = []
-    while isinstance(fn, MaskedDistribution | ExpandedDistribution):
-        if isinstance(fn, MaskedDistribution):
-            masks.append(given_mask(fn))
-        fn = fn.base_dist
-    return fn, masks
-
-
-def is_dirichlet(fn: Distribution) -> bool:
-    """Whether a site is Dirichlet, inside or outside a plate."""
-    return isinstance(unwrap(fn)[0], Dirichlet)
-
-
-def concentration_of(fn: Distribution) -> Array:
-    """Concentration of a Dirichlet site, broadcast to its batch shape."""
-    return jnp.broadcast_to(unwrap(fn)[0].concentration, fn.batch_shape + fn.event_shape)
-
-
-def log_mean(concentration: Array) -> Array:
-    """E[ln u] of a Dirichlet, its mean parameter: digamma(rho) - digamma(sum rho)."""
-    return digamma(concentration) - digamma(concentration.sum(-1, keepdims=True))
-
-
-def exp_log_mean(log_means: Array) -> Array:
-    """exp(E[ln u]), floored against underflow; its logarithm passes gradients as if without the floor."""
-    kept = jax.lax.stop_gradient(jnp.maximum(log_means, LEAST_LOG_MEAN) - log_means)
-    return jnp.exp(log_means + kept)
-
-
-def pack(array: Array, site: dict) -> Named:
-    """Name the axes of an array that broadcasts against the site's batch shape; axes of size one are dropped."""
-    names = site["infer"]["dim_to_name"]
-    axes = [d for d in range(-jnp.ndim(array), 0) if jnp.shape(array)[d] > 1]
-    nameless = [d for d in axes if names.get(d, NAMELESS).startswith(NAMELESS)]
-    if nameless:
+    name, fn, support = site["name"], site["fn"], site.get("support")
+    shape = tuple(fn.batch_shape)[-dimensions.depth :]
+    names = _Names(site, dimensions)
+    frames = names.frames
+    positions = {frames.get(d, _nameless(d, n)): d for d, n in zip(range(-len(shape), 0), shape, strict=True)}
+    positions = {p: d for p, d in positions.items() if d in frames or shape[d] > 1}
+    depth = max((-d for d in positions.values()), default=0)
+    shape = shape[len(shape) - depth :]
+    size = len(support) if support is not None else fn.event_shape[-1]
+    mask = _conjunction(site["masks"])
+    if mask is not None and jnp.ndim(mask) > dimensions.depth:  # by another site's value
+        mask = None
+    known = support is None or is_positions(support)
+    if not known and any(n > 1 for n in support.shape[1:-dimensions.depth]):
         raise ValueError(
-            f"Expected every batch dimension of site {site['name']!r} to belong to a plate or an enumerated site, "
-            f"found dimension {nameless[0]} of size {jnp.shape(array)[nameless[0]]} that does not. "
-            "Put the site into a plate, or call .to_event on its distribution."
+            f"Expected a support of site {name!r} that no other latent site decides, found one that differs. Write "
+            "values that cannot occur as probabilities of zero."
         )
-    return Named(tuple(names[d] for d in axes), jnp.reshape(array, [jnp.shape(array)[d] for d in axes]))
+    return LatentSite(
+        name,
+        "dirichlet" if support is None else "discrete",
+        size,
+        {p: shape[d] for p, d in positions.items()},
+        positions,
+        shape,
+        _scale(site, names),
+        mask,
+        None if known else support,
+        fn,
+    )
+
+
+class _Names:
+    """Names of the dimensions of one site."""
+
+    def __init__(self, site: dict, dimensions: Dimensions):
+        self.site, self.dimensions = site["name"], dimensions
+        self.frames = {f.dim: f.name for f in site["cond_indep_stack"]}
+        self._plates = {f.name: f.size for f in site["cond_indep_stack"]}
+
+    def plates(self) -> dict[str, int]:
+        """Sizes of the plates, and of nameless dimensions that were packed."""
+        return dict(self._plates)
+
+    def pack(self, array: Any) -> Named:
+        """Name the axes of an array that broadcasts against the site's batch shape; axes of size one are dropped."""
+        shape = jnp.shape(array)
+        axes = [d for d in range(-len(shape), 0) if shape[d] > 1]
+        names = tuple(self._name(d, shape[d]) for d in axes)
+        return Named(names, jnp.reshape(array, [shape[d] for d in axes]))
+
+    def _name(self, dim: int, size: int) -> str:
+        site = self.dimensions.site_at(dim)
+        if site is not None:
+            return site
+        if dim in self.frames:
+            return self.frames[dim]
+        if -dim > self.dimensions.depth:
+            raise ValueError(
+                f"Expected the dimensions of site {self.site!r} to belong to plates and enumerated sites, found "
+                f"dimension {dim} of size {size} that does not. Values of discrete sites may have dimensions further "
+                "left: index with [..., i], not by position, and put event dimensions last."
+            )
+        name = _nameless(dim, size)
+        self._plates[name] = size
+        return name
+
+
+def _nameless(dim: int, size: int) -> str:
+    """Name of a batch dimension of a distribution that is in no plate: elements at equal positions belong together."""
+    return f"{NAMELESS}{dim} of size {size}"
+
+
+def _scale(site: dict, names: _Names) -> Named:
+    scale = site["scale"]
+    if scale is None:
+        return ONE
+    if jnp.ndim(scale) == 0:
+        return Named((), scale if isinstance(scale, float | int) else jnp.maximum(scale, LEAST_SCALE))
+    packed = names.pack(jnp.maximum(scale, LEAST_SCALE))
+    extra = [d for d in packed.dims if d not in names.plates()]
+    if extra:
+        raise ValueError(f"Expected a scale of site {site['name']!r} that no latent site decides, found {extra}.")
+    return packed
+
+
+def _conjunction(masks: list) -> Any:
+    """All masks at once; None if nothing is masked."""
+    mask = None
+    for each in masks:
+        if each is not True:
+            mask = jnp.asarray(each) if mask is None else mask & each
+    return mask
+
+
+def _padded(support: Array, rank: int) -> Array:
+    """Pad the batch dimensions of a support on the left."""
+    return support.reshape(support.shape[:1] + (1,) * (rank - support.ndim + 1) + support.shape[1:])
 
 
 def _log_prob(core: Distribution, value: Array, site: dict) -> Array:
     """Log-probability; for a categorical, avoids the table (values x batch x categories) that NumPyro gathers from."""
     if not isinstance(core, CategoricalLogits | CategoricalProbs):
-        return core.log_prob(value, *([site["intermediates"]] if site["intermediates"] else []))
+        log_prob = core.log_prob(value, *([site["intermediates"]] if site["intermediates"] else []))
+        return _inside(core, value, log_prob) if site["is_observed"] else log_prob
     log_pmf = core.logits
     if isinstance(core, CategoricalLogits):
         log_pmf = jax.nn.log_softmax(log_pmf, -1)
     batch = log_pmf.shape[:-1]
-    is_own_support = site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
-    if not is_own_support or jnp.ndim(value) <= len(batch):  # a parent enumerated later lies further left
-        return Vindex(log_pmf)[..., value]
+    if "support" not in site or jnp.ndim(value) <= len(batch):  # a parent enumerated later lies further left
+        log_prob = Vindex(log_pmf)[..., value]
+        return _inside(core, value, log_prob) if site["is_observed"] else log_prob
     table = jnp.moveaxis(log_pmf, -1, 0)
     return table.reshape(table.shape[0], *[1] * (jnp.ndim(value) - 1 - len(batch)), *batch)
+
+
+def _inside(core: Distribution, value: Array, log_prob: Array) -> Array:
+    """Make a count or category outside the support impossible: distributions do not check without validation."""
+    return jnp.where(core.support(value), log_prob, -jnp.inf) if core.support.is_discrete else log_prob
 
 
 def _feasible_where_masked(core: Distribution, value: Array, mask: Array) -> Array:
@@ -215,3 +299,8 @@ def _feasible_where_masked(core: Distribution, value: Array, mask: Array) -> Arr
     used = jnp.any(used, axis=axes, keepdims=True)
     used = used.reshape(used.shape + (1,) * core.event_dim)
     return jnp.where(used, value, core.support.feasible_like(value))
+
+
+def dirichlet_latent(site: dict) -> bool:
+    """Whether a traced site is a Dirichlet that entered through E[ln u]."""
+    return bool(site.get("log_mean")) and is_dirichlet(site["fn"])

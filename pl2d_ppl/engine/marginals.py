@@ -1,20 +1,23 @@
 """Log evidence of a discrete program, and exact posterior marginals as its gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpyro.handlers import seed, substitute
 
 from pl2d_ppl.engine.elimination import eliminate, total
-from pl2d_ppl.engine.factors import LatentSite
-from pl2d_ppl.engine.program import FrozenProgram, freeze, trace_factors
-from pl2d_ppl.engine.tilt import tilt
+from pl2d_ppl.engine.factors import Factor, LatentSite
+from pl2d_ppl.engine.named import Named
+from pl2d_ppl.engine.program import Program, read_program
 
-__all__ = ["conditional", "log_evidence", "marginals"]
+__all__ = ["log_evidence", "marginals"]
 
 
-def log_evidence(model: Callable, *, params: Mapping | None = None, max_plate_nesting: int = 2) -> Callable:
+def log_evidence(model: Callable, *, params: Mapping | None = None) -> Callable:
     """Make the log evidence of a program: every discrete latent site is summed out.
 
     Parameters
@@ -24,28 +27,22 @@ def log_evidence(model: Callable, *, params: Mapping | None = None, max_plate_ne
         discrete.
     params : mapping, optional
         Values of parameters, mutable state, and of latent sites that are conditioned on.
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
 
     Returns
     -------
     callable
-        Takes the model's arguments, returns a scalar that is differentiable in ``params``.
+        Takes the model's arguments, returns a scalar that is differentiable in ``params``. It is minus infinity if the
+        data are impossible under the program. Under weights (:func:`numpyro.handlers.scale`, subsampled plates) it is
+        the largest ELBO, in which the weight of a latent site also weighs its entropy.
     """
 
-    def evidence(*args, **kwargs) -> Array:
-        return program_evidence(_standalone(model, params, args, kwargs, max_plate_nesting))
+    def evidence(*args: Any, **kwargs: Any) -> Array:
+        return program_evidence(_standalone(model, params, args, kwargs))
 
     return evidence
 
 
-def marginals(
-    model: Callable,
-    sites: Sequence[str] | None = None,
-    *,
-    params: Mapping | None = None,
-    max_plate_nesting: int = 2,
-) -> Callable:
+def marginals(model: Callable, sites: Sequence[str] | None = None, *, params: Mapping | None = None) -> Callable:
     """Exact posterior marginals of discrete sites: the gradient of the log evidence with respect to a tilt.
 
     Parameters
@@ -56,111 +53,69 @@ def marginals(
         Names of the sites; by default all.
     params : mapping, optional
         Values of parameters, mutable state, and of latent sites that are conditioned on.
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
 
     Returns
     -------
     callable
         Takes the model's arguments, returns a dict from site to an array of shape (batch shape, number of
-        values) that sums to one over its last axis.
+        values) that sums to one over its last axis. Values are in the order of the site's support.
 
     Raises
     ------
     ValueError
-        If a site is not a discrete latent site of the program.
+        If a site is not a discrete latent site of the program, or if the data are impossible under the program; under
+        ``jit`` the latter gives NaN.
     """
 
-    def posterior(*args, **kwargs) -> dict[str, Array]:
-        program = _standalone(model, params, args, kwargs, max_plate_nesting)
-        return program_marginals(program, sites)
+    def posterior(*args: Any, **kwargs: Any) -> dict[str, Array]:
+        return program_marginals(_standalone(model, params, args, kwargs), sites)
 
     return posterior
 
 
-def _standalone(
-    model: Callable, params: Mapping | None, args: tuple, kwargs: dict, max_plate_nesting: int
-) -> FrozenProgram:
-    from numpyro.handlers import seed, substitute
-
+def _standalone(model: Callable, params: Mapping | None, args: tuple, kwargs: dict) -> Program:
     # The key is not used for inference: it only builds networks, whose weights `params` then replaces.
     seeded = seed(substitute(model, data=dict(params or {})), jax.random.key(0))
-    return freeze(seeded, args, kwargs, params, max_plate_nesting, detach=False)
+    return read_program(seeded, args, kwargs, params, detach=False)
 
 
-def program_evidence(
-    program: FrozenProgram, values: Mapping[str, Array] | None = None, wrap: Callable | None = None
-) -> Array:
-    """Log evidence of a frozen program, given values of some of its latent sites."""
-    graph = trace_factors(program, values, wrap=wrap)
-    return total(eliminate(graph.factors, require_discrete(graph.latents)))
+def program_evidence(program: Program, tilts: Sequence[Factor] = ()) -> Array:
+    """Log evidence of a program."""
+    return total(eliminate([*program.factors, *tilts], require_discrete(program.latents)).factors)
 
 
-def program_marginals(
-    program: FrozenProgram, sites: Sequence[str] | None = None, values: Mapping[str, Array] | None = None
-) -> dict[str, Array]:
-    """Exact marginals of a frozen program, given values of some of its latent sites."""
-    latents = require_discrete(trace_factors(program, values).latents)
+def program_marginals(program: Program, sites: Sequence[str] | None = None) -> dict[str, Array]:
+    """Exact marginals of a program's discrete sites, shape (batch shape, values)."""
+    latents = require_discrete(program.latents)
     sites = list(latents) if sites is None else list(sites)
     require_sites(sites, latents)
 
-    def evidence(weights: dict[str, Array]) -> Array:
-        def wrap(model: Callable) -> Callable:
-            for name, weight in weights.items():
-                model = tilt(model, name, weight)
-            return model
-
-        return program_evidence(program, values, wrap)
+    def evidence(weights: dict[str, Array]) -> tuple[Array, Array]:
+        value = program_evidence(program, [_tilt(latents[name], weight) for name, weight in weights.items()])
+        return value, value
 
     zeros = {name: jnp.zeros((*latents[name].shape, latents[name].size)) for name in sites}
-    gradient = jax.grad(evidence)(zeros)
-    return {name: _uniform_where_masked(gradient[name] / latents[name].scale) for name in sites}
+    gradient, value = jax.grad(evidence, has_aux=True)(zeros)
+    if not isinstance(value, jax.core.Tracer) and np.isneginf(value):
+        raise ValueError(
+            f"Expected data that are possible under the program, found a probability of zero with latent sites "
+            f"{list(latents)}. Look for structural zeros in its distributions, and for data outside their support."
+        )
+    possible = jnp.where(jnp.isfinite(value), 1.0, jnp.nan)
+    return {name: possible * gradient[name] / jnp.expand_dims(latents[name].weight, -1) for name in sites}
 
 
-def _uniform_where_masked(marginal: Array) -> Array:
-    """Make marginals uniform for masked elements, whose tilt is masked too."""
-    said = marginal.sum(-1, keepdims=True) > 0.5  # one, or zero where masked
-    return jnp.where(said, marginal, 1.0 / marginal.shape[-1])
-
-
-def conditional(program: FrozenProgram, site: str, parents: Mapping[str, LatentSite]) -> Array:
-    """Exact posterior of a site given every combination of values of its parents.
-
-    Parameters
-    ----------
-    program : FrozenProgram
-        The program.
-    site : str
-        A discrete latent site.
-    parents : mapping of str to LatentSite
-        Discrete latent sites whose plates are among those of ``site``.
-
-    Returns
-    -------
-    Array
-        Shape (values of each parent ..., batch shape of the site ..., values of the site).
-
-    Raises
-    ------
-    ValueError
-        If a parent lies in a plate that does not contain the site.
-    """
-    child = trace_factors(program).latents[site]
-    for parent in parents.values():
-        if not set(parent.plates) <= set(child.plates):
-            raise ValueError(
-                f"Expected parents in plates of their child, outermost sites first, found {parent.name!r} in plates "
-                f"{list(parent.plates)} before {site!r} in {list(child.plates)}. List {site!r} first."
-            )
-
-    def given(*values: Array) -> Array:
-        filled = {p.name: jnp.full(p.shape, v) for p, v in zip(parents.values(), values, strict=True)}
-        return program_marginals(program, [site], filled)[site]
-
-    function = given
-    for i in reversed(range(len(parents))):
-        function = jax.vmap(function, in_axes=[0 if j == i else None for j in range(len(parents))])
-    return function(*(jnp.arange(p.size) for p in parents.values()))
+def _tilt(site: LatentSite, weight: Array) -> Factor:
+    """Factor that adds a weight to every value of a site."""
+    dims = tuple(d for d, size in zip(site.dims, (*site.plates.values(), site.size), strict=True) if size > 1)
+    sizes = site.plates | {site.name: site.size}
+    return Factor(
+        f"{site.name}_tilt",
+        Named(dims, weight.reshape([sizes[d] for d in dims])),
+        None,
+        site.scale,
+        site.plates,
+    )
 
 
 def require_discrete(latents: Mapping[str, LatentSite]) -> Mapping[str, LatentSite]:

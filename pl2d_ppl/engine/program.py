@@ -1,28 +1,21 @@
-"""Programs whose networks have been evaluated, and their factors: the inputs of an E-step."""
+"""Programs as factors: the networks are evaluated once, and discrete sites are enumerated."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpyro
 from jax import Array
 from numpyro.handlers import block, seed, substitute
 from numpyro.handlers import trace as plain_trace
 from numpyro.primitives import Messenger
 
-from pl2d_ppl.engine.enumeration import Limits, NamedTrace, enumeration
-from pl2d_ppl.engine.factors import (
-    Factor,
-    LatentSite,
-    concentration_of,
-    exp_log_mean,
-    is_dirichlet,
-    latent_site,
-    log_mean,
-    site_factor,
-)
+from pl2d_ppl.engine.dirichlet import concentration_of, exp_log_mean, is_dirichlet, log_mean
+from pl2d_ppl.engine.enumeration import DEPTH, Dimensions, Enumerate, TooDeep, is_latent
+from pl2d_ppl.engine.factors import Factor, LatentSite, latent_site, site_factor
 from pl2d_ppl.networks import MODE_MESSAGE
 
-__all__ = ["FactorGraph", "FrozenProgram", "PlateInfo", "freeze", "trace_factors"]
+__all__ = ["PlateInfo", "Program", "read_program"]
 
 
 class PlateInfo(NamedTuple):
@@ -34,48 +27,35 @@ class PlateInfo(NamedTuple):
     indices: Array
 
 
-class FrozenProgram(NamedTuple):
-    """A program whose networks have been evaluated: running it again does not evaluate them again.
+class Program(NamedTuple):
+    """The factors of all sample sites of a program, and the latent sites that they depend on, in program order.
 
     Attributes
     ----------
-    model : callable
-        The program with parameters, plates, given values and network outputs substituted, detached from gradients.
-    args, kwargs : tuple, dict
-        Arguments of the program.
+    factors : list of Factor
+        Log-probabilities of all sample sites.
+    latents : dict of str to LatentSite
+        Discrete sites, and Dirichlet sites without a given value.
     plates : dict of str to PlateInfo
-        Its plates.
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
+        The plates.
+    again : callable
+        Takes E[ln u] of Dirichlet sites, and returns the factors at these, without evaluating the networks again.
     """
-
-    model: Callable
-    args: tuple
-    kwargs: dict
-    plates: dict[str, PlateInfo]
-    max_plate_nesting: int
-
-
-class FactorGraph(NamedTuple):
-    """Factors of all sample sites, and the latent sites that they depend on, in program order."""
 
     factors: list[Factor]
     latents: dict[str, LatentSite]
+    plates: dict[str, PlateInfo]
+    again: Callable[[Mapping[str, Array]], list[Factor]]
 
 
-def freeze(
-    model: Callable,
-    args: tuple,
-    kwargs: dict,
-    values: Mapping[str, Array] | None = None,
-    max_plate_nesting: int = 2,
-    detach: bool = True,
-) -> FrozenProgram:
-    """Evaluate a program's networks once, and return a program that reuses their outputs.
+def read_program(
+    model: Callable, args: tuple, kwargs: dict, values: Mapping[str, Any] | None = None, detach: bool = True
+) -> Program:
+    """Run a program under enumeration, and read its factors.
 
     Parameters, mutable state, plates and the deterministic sites that come before the first latent site remain
     visible to the handlers outside, so that a guide which calls this function registers them as its own. A later
-    deterministic site may depend on a latent value, and is evaluated each time: declare network outputs first.
+    deterministic site may depend on a latent value: declare network outputs first.
 
     Parameters
     ----------
@@ -85,90 +65,100 @@ def freeze(
         Arguments of the program.
     values : mapping of str to Array, optional
         Values of latent sites that are conditioned on, such as network weights drawn by another guide.
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
-
     detach : bool
         Whether to detach everything from gradients, as for an E-step.
 
     Returns
     -------
-    FrozenProgram
-        Program for :func:`trace_factors`.
-    """
-    watch = _Watch(values or {})
-    with block(hide_fn=watch.hides), plain_trace() as tr, watch, Limits(max_plate_nesting):
-        model(*args, **kwargs)
-    reused = {
-        name: site["value"]
-        for name, site in tr.items()
-        if site["type"] in ("param", "mutable", "plate") or name in watch.shared
-    }
-    given = dict(values or {})
-    if detach:
-        reused, given, args, kwargs = jax.tree.map(_detached, (reused, given, args, kwargs))
-    plates = {
-        frame.name: _plate_info(tr[frame.name], frame.dim)
-        for site in tr.values()
-        for frame in site.get("cond_indep_stack", ())
-        if frame.name in tr
-    }
-    return FrozenProgram(substitute(model, data={**reused, **given}), args, kwargs, plates, max_plate_nesting)
-
-
-def trace_factors(
-    program: FrozenProgram,
-    values: Mapping[str, Array] | None = None,
-    log_means: Mapping[str, Array] | None = None,
-    wrap: Callable[[Callable], Callable] | None = None,
-) -> FactorGraph:
-    """Run a program under enumeration and read off its factors.
-
-    Parameters
-    ----------
-    program : FrozenProgram
-        Program from :func:`freeze`.
-    values : mapping of str to Array, optional
-        Values of latent sites that are conditioned on.
-    log_means : mapping of str to Array, optional
-        E[ln u] of Dirichlet sites; by default those of the prior.
-    wrap : callable, optional
-        A handler to wrap around the program, such as a :class:`~pl2d_ppl.engine.tilt.tilt`.
-
-    Returns
-    -------
-    FactorGraph
+    Program
         Factors and latent sites.
 
     Raises
     ------
     ValueError
-        If a latent site is not discrete, Dirichlet or given, or a plate lies outside ``max_plate_nesting``.
+        If a latent site is not discrete, Dirichlet or given, or a site depends on another one outside its plates.
     """
-    resolved = _Resolve(program.model, values or {}, log_means or {})
-    model = wrap(resolved) if wrap else resolved
-    with block(), enumeration(program.max_plate_nesting):
-        tr = NamedTrace(seed(model, jax.random.key(0))).get_trace(*program.args, **program.kwargs)
-        sites = [site for site in tr.values() if site["type"] == "sample"]
-        factors = [f for f in map(site_factor, sites) if f is not None]
-    handled = [s for s in sites if s["infer"].get("enumerate") == "parallel" or s["infer"].get("dirichlet")]
-    return FactorGraph(factors, {s["name"]: latent_site(s) for s in handled if not s["is_observed"]})
+    given = dict(values or {})
+    depth = DEPTH
+    while True:
+        try:
+            return _read(model, args, kwargs, given, detach, depth)
+        except TooDeep as error:
+            depth = error.depth
+
+
+def _read(model: Callable, args: tuple, kwargs: dict, values: dict, detach: bool, depth: int) -> Program:
+    dimensions, watch = Dimensions(depth), _Watch(_Resolve(model, values, {}))
+    with block(hide_fn=watch.hides), plain_trace() as tr, numpyro.validation_enabled(False):
+        Enumerate(watch, dimensions)(*args, **kwargs)
+        factors, latents = _factors(tr, dimensions)
+    plates = {
+        frame.name: PlateInfo(
+            tr[frame.name]["args"][0], tr[frame.name]["value"].shape[0], frame.dim, tr[frame.name]["value"]
+        )
+        for site in tr.values()
+        for frame in site.get("cond_indep_stack", ())
+        if frame.name in tr
+    }
+    reused = {
+        name: site["value"]
+        for name, site in tr.items()
+        if site["type"] in ("param", "mutable", "plate") or name in watch.shared
+    }
+    if detach:
+        reused, given, args, kwargs = jax.tree.map(_detached, (reused, values, args, kwargs))
+        factors = [_detached_factor(f) for f in factors]
+    else:
+        given = values
+
+    def again(log_means: Mapping[str, Array]) -> list[Factor]:
+        sites = Dimensions(depth)
+        frozen = _Resolve(seed(substitute(model, data=reused), jax.random.key(0)), given, log_means)
+        with block(), plain_trace() as tr, numpyro.validation_enabled(False):
+            Enumerate(frozen, sites)(*args, **kwargs)
+            return _factors(tr, sites)[0]
+
+    return Program(factors, latents, plates, again)
+
+
+def _factors(tr: Mapping[str, dict], dimensions: Dimensions) -> tuple[list[Factor], dict[str, LatentSite]]:
+    sites = [site for site in tr.values() if site["type"] == "sample"]
+    latents = {s["name"]: latent_site(s, dimensions) for s in sites if "support" in s or s.get("log_mean")}
+    factors = [site_factor(site, dimensions) for site in sites]
+    check_plates(factors, latents)
+    return factors, latents
+
+
+def check_plates(factors: list[Factor], latents: Mapping[str, LatentSite]) -> None:
+    """Refuse sites that depend on another one outside its plates.
+
+    Raises
+    ------
+    ValueError
+        If there is one.
+    """
+    for factor in factors:
+        for name in factor.variables:
+            left = [p for p in latents[name].long_plates if p not in factor.plates] if name in latents else []
+            if left:
+                raise ValueError(
+                    f"Expected site {factor.name!r} in all plates of {name!r}, on which it depends, found it outside "
+                    f"{left[0]!r}. Sample it inside the plate; where it depends on one element of it, mask the others "
+                    f"there: mask(mask=index == jnp.arange(size))."
+                )
 
 
 class _Watch(Messenger):
-    """Set given values, and record which deterministic sites come before the first latent site."""
+    """Record which deterministic sites come before the first latent site."""
 
-    def __init__(self, values: Mapping[str, Array]):
-        self.values, self.latent_seen = values, False
+    def __init__(self, fn: Callable):
+        self.latent_seen = False
         self.shared: set[str] = set()
-        super().__init__()
+        super().__init__(fn)
 
     def process_message(self, msg: dict) -> None:
-        if msg["type"] == "sample" and not msg["is_observed"]:
-            if msg["name"] in self.values:
-                msg["value"] = self.values[msg["name"]]
-            elif msg["value"] is None:
-                self.latent_seen = True
+        if is_latent(msg) and (msg["value"] is None or msg.get("log_mean")):
+            self.latent_seen = True
         if msg["type"] == "deterministic" and not self.latent_seen:
             self.shared.add(msg["name"])
 
@@ -180,37 +170,35 @@ class _Watch(Messenger):
 
 
 class _Resolve(Messenger):
-    """Give every latent site a value without sampling: a given one, its support, or a mean parameter."""
+    """Give latent sites that are not enumerated a value without sampling: a given one, or a mean parameter."""
 
-    def __init__(self, fn: Callable, values: Mapping[str, Array], log_means: Mapping[str, Array]):
+    def __init__(self, fn: Callable, values: Mapping[str, Any], log_means: Mapping[str, Array]):
         self.values, self.log_means = values, log_means
         super().__init__(fn)
 
     def process_message(self, msg: dict) -> None:
-        if msg["type"] != "sample" or msg["is_observed"]:
+        if not is_latent(msg):
             return
         name, fn = msg["name"], msg["fn"]
         msg["value"] = self.values.get(name, msg["value"])
-        msg["infer"] = {**msg["infer"], "enumerate": None}
-        if msg["value"] is not None:
+        if msg["value"] is not None or fn.has_enumerate_support:
             return
-        if is_dirichlet(fn):
-            means = self.log_means[name] if name in self.log_means else log_mean(concentration_of(fn))
-            msg["value"] = exp_log_mean(means)
-            msg["infer"]["dirichlet"] = True
-        elif fn.has_enumerate_support:
-            msg["infer"]["enumerate"] = "parallel"
-        else:
+        if not is_dirichlet(fn):
             raise ValueError(
                 f"Expected discrete or Dirichlet latent sites, found {name!r} ~ {type(fn).__name__} without a value. "
                 "Give the guide a guide of the continuous sites: "
                 "continuous=normal(model), of pl2d_ppl.guides.normal."
             )
-
-
-def _plate_info(site: dict, dim: int) -> PlateInfo:
-    return PlateInfo(site["args"][0], site["value"].shape[0], dim, site["value"])
+        means = self.log_means[name] if name in self.log_means else log_mean(concentration_of(fn))
+        msg["value"], msg["log_mean"] = exp_log_mean(means), True
 
 
 def _detached(leaf: Any) -> Any:
     return jax.lax.stop_gradient(leaf) if isinstance(leaf, Array) else leaf
+
+
+def _detached_factor(factor: Factor) -> Factor:
+    def cut(named: Any) -> Any:
+        return None if named is None else named._replace(data=_detached(named.data))
+
+    return factor._replace(log_prob=cut(factor.log_prob), mask=cut(factor.mask), scale=cut(factor.scale))

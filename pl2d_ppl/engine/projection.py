@@ -19,7 +19,8 @@ from pl2d_ppl.checks.bounds import SLACK
 
 __all__ = ["Projection", "project"]
 
-LOG_FLOOR = -60.0  # ln of the least probability: below it a hard bound would be infeasible
+LOG_FLOOR = -60.0  # ln of the least probability, other than zero: multipliers below it would need float64
+LOG_NEVER = -1e20  # below it, a probability is zero by the structure of the program
 LARGEST_STEP = 20.0
 RIDGE = 1e-7  # on the curvature of the dual, which is flat in one direction
 GAP = 5.0  # the divergence may be off by this many tolerances, the bounds by one
@@ -50,8 +51,10 @@ class Projection(NamedTuple):
 
 
 def log_floor(log_q: Array, floor: float = LOG_FLOOR) -> Array:
-    """Normalise rows of log-probabilities and floor them, so that every bound is feasible."""
-    return jax.nn.log_softmax(jnp.maximum(jax.nn.log_softmax(log_q, -1), floor), -1)
+    """Normalise rows of log-probabilities, and floor those that are not zero by the structure of the program."""
+    log_q = jax.nn.log_softmax(jnp.maximum(log_q, LOG_NEVER), -1)
+    possible = log_q > 0.5 * LOG_NEVER
+    return jax.nn.log_softmax(jnp.where(possible, jnp.maximum(log_q, floor), -jnp.inf), -1)
 
 
 def shift(log_q: Array, multipliers: Array) -> Array:
@@ -99,7 +102,8 @@ def project(
     """
     dtype = log_q.dtype
     weights = jnp.ones(log_q.shape[0], dtype) if weights is None else weights
-    dual = _Dual(log_q, *_tightened(lower.astype(dtype), upper.astype(dtype)), weights / weights.sum())
+    weights = weights / jnp.maximum(weights.sum(), jnp.finfo(dtype).tiny)
+    dual = _Dual(log_q, *_tightened(lower.astype(dtype), upper.astype(dtype)), weights)
 
     def running(state: tuple) -> Array:
         nu, mean, step = state
@@ -161,6 +165,7 @@ class _Dual(NamedTuple):
         tiny = jnp.finfo(nu.dtype).tiny
         log_lower, log_upper = (jnp.log(jnp.maximum(b, tiny)) for b in (self.lower, self.upper))
         target = -jnp.clip(0.0, log_lower - log_mean, log_upper - log_mean)
+        target = jnp.where(jnp.isfinite(log_mean), target, nu)  # of a value that never occurs
         return jnp.clip(target, nu - LARGEST_STEP, nu + LARGEST_STEP)
 
     def _newton(self, nu: Array, mean: Array) -> Array:

@@ -6,10 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro
-import numpyro.distributions as dist
 from jax import Array
+from numpyro.distributions import Distribution
 
 from pl2d_ppl.checks.bounds import check_bounds
+from pl2d_ppl.distributions.finite import over_support
+from pl2d_ppl.engine._numpyro import unwrap
+from pl2d_ppl.engine.enumeration import is_positions, support_of
 from pl2d_ppl.engine.projection import log_floor, project, shift
 from pl2d_ppl.engine.site_handler import SiteHandler
 
@@ -93,13 +96,9 @@ class workload(SiteHandler):
         """Replace the site's distribution by its projection."""
         if not self.is_site(msg):
             return
-        fn = msg["fn"]
-        support = fn.enumerate_support(expand=False)
-        log_q = jnp.moveaxis(fn.log_prob(support), 0, -1)
-        self._check_site(msg, log_q)
-        log_q = jax.lax.stop_gradient(log_floor(log_q))
+        log_q, counted, support = self._read(msg)
         rows = log_q.reshape(-1, log_q.shape[-1])
-        window, weights = self._remember(rows)
+        window, weights = self._remember(jax.lax.stop_gradient(rows), counted.reshape(-1))
         projection = project(
             window,
             self.lower,
@@ -109,10 +108,24 @@ class workload(SiteHandler):
             max_steps=self.max_steps,
         )
         projected = shift(log_q, projection.multipliers)
+        share = counted.reshape(-1) / jnp.maximum(counted.sum(), 1.0)
         numpyro.deterministic(f"{self.site}_multipliers", projection.multipliers)
-        numpyro.deterministic(f"{self.site}_mean", jnp.exp(projected).reshape(rows.shape).mean(0))
+        numpyro.deterministic(f"{self.site}_mean", share @ jnp.exp(projected).reshape(rows.shape))
         numpyro.deterministic(f"{self.site}_violation", projection.violation)
-        msg["fn"] = dist.Categorical(logits=projected)
+        factor = over_support(projected, support)
+        msg["fn"] = _masked(factor, msg["fn"])
+
+    def _read(self, msg: dict) -> tuple[Array, Array, Array | None]:
+        """Return ln q of every element, whether it counts, and the values of the site if they are not 0, 1, 2 ..."""
+        core, masks = unwrap(msg["fn"])
+        support = support_of(self.site, msg["fn"])
+        log_q = jnp.moveaxis(core.log_prob(support), 0, -1)
+        log_q = log_floor(jnp.broadcast_to(log_q, (*msg["fn"].batch_shape, log_q.shape[-1])))
+        self._check_site(msg, log_q)
+        counted = jnp.ones(log_q.shape[:-1], log_q.dtype)
+        for mask in masks:
+            counted = counted * mask
+        return log_q, counted, None if is_positions(support) else support.ravel()
 
     def _check_site(self, msg: dict, log_q: Array) -> None:
         depth = max((-f.dim for f in msg["cond_indep_stack"]), default=0)
@@ -129,10 +142,10 @@ class workload(SiteHandler):
                 f"{self.site!r} (the experts in order, then the AI), found {lengths[0]} and {lengths[1]}."
             )
 
-    def _remember(self, rows: Array) -> tuple[Array, Array | None]:
+    def _remember(self, rows: Array, counted: Array) -> tuple[Array, Array]:
         """Overwrite the oldest rows of the window by the batch; return the rows to project, and their weights."""
         if self.window is None:
-            return rows, None
+            return rows, counted
         length = max(self.window, rows.shape[0])
         empty = {
             "log_q": jnp.zeros((length, rows.shape[1]), rows.dtype),
@@ -140,6 +153,13 @@ class workload(SiteHandler):
         }
         state = numpyro.primitives.mutable(f"{self.site}_window", empty)
         log_q = jnp.concatenate([rows, state["log_q"][: length - rows.shape[0]]])
-        filled = jnp.concatenate([jnp.ones(rows.shape[0], rows.dtype), state["filled"][: length - rows.shape[0]]])
+        filled = jnp.concatenate([counted, state["filled"][: length - rows.shape[0]]])
         state["log_q"], state["filled"] = log_q, filled
         return log_q, filled
+
+
+def _masked(factor: Distribution, like: Distribution) -> Distribution:
+    """Mask a distribution as another one is."""
+    for mask in unwrap(like)[1]:
+        factor = factor.mask(mask)
+    return factor

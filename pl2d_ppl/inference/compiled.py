@@ -25,7 +25,6 @@ def compile_fit(
     guide: Callable,
     optimizer: optax.GradientTransformation,
     batched: bool,
-    max_plate_nesting: int,
     arguments: Mapping[str, Any] | None = None,
 ) -> tuple["CompiledFit", tuple[Array, ...]]:
     """Return compiled programs and their traced leaves: those of the guide, such as bounds, and the arguments.
@@ -42,7 +41,7 @@ def compile_fit(
             "Expected bounds of shape (K,), and arguments that are not PerRun, with a single key, found some with an "
             "axis of runs. Pass as many keys: jax.random.split(rng_key, runs)."
         )
-    return _cached(model, structure, has_runs, optimizer, batched, max_plate_nesting), tuple(leaves)
+    return _cached(model, structure, has_runs, optimizer, batched), tuple(leaves)
 
 
 @jax.tree_util.register_dataclass
@@ -100,8 +99,6 @@ class CompiledFit:
         The optimizer.
     batched : bool
         Whether every state has an axis of runs.
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
     """
 
     def __init__(
@@ -111,12 +108,11 @@ class CompiledFit:
         has_runs: tuple[bool, ...],
         optimizer: optax.GradientTransformation,
         batched: bool,
-        max_plate_nesting: int,
-    ):
+        ):
         self.model, self.batched = model, batched
-        self.signature = (model, structure, has_runs, optimizer, batched, max_plate_nesting)
+        self.signature = (model, structure, has_runs, optimizer, batched)
         self._structure, self._has_runs, self._optimizer = structure, has_runs, optimizer
-        self._elbo = EnumELBO(max_plate_nesting)
+        self._elbo = EnumELBO()
         self._constrain: Callable = dict
         self._optim: Any = None  # the first trace of _init also sets _constrain
         self.num_items = 1
@@ -138,11 +134,6 @@ class CompiledFit:
             static_argnums=4,
         )
 
-    @property
-    def max_plate_nesting(self) -> int:
-        """Number of batch dimensions that plates may use."""
-        return self._elbo.max_plate_nesting
-
     def guide(self, leaves: tuple[Array, ...]) -> Callable:
         """Rebuild the guide from its leaves."""
         guide = jax.tree.unflatten(self._structure, leaves)[0]
@@ -160,7 +151,7 @@ class CompiledFit:
         """Return the programs of one run of a batch."""
         leaves = self._of_run(leaves, index)
         compiled, leaves = compile_fit(
-            self.model, self.guide(leaves), self._optimizer, False, self.max_plate_nesting, self.call(leaves, {})
+            self.model, self.guide(leaves), self._optimizer, False, self.call(leaves, {})
         )
         compiled._constrain, compiled._optim = self._constrain, self._optim
         compiled.num_items = self.num_items

@@ -75,7 +75,6 @@ def fit(
     patience: int | None = None,
     resume: FitResult | None = None,
     progress: bool = True,
-    max_plate_nesting: int = 2,
 ) -> FitResult:
     """Fit a model and a guide by stochastic variational inference.
 
@@ -107,8 +106,6 @@ def fit(
         Continue an earlier fit of the same programs, up to ``epochs`` in total, as if it had never stopped.
     progress : bool
         Whether to show a progress bar.
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
 
     Returns
     -------
@@ -133,7 +130,7 @@ def fit(
     if epochs < 1:
         raise ValueError(f"Expected at least one epoch, found epochs={epochs}.")
     check_arguments(arguments or {}, data)
-    compiled, leaves = compile_fit(model, guide, optimizer, rng_key.ndim == 1, max_plate_nesting, arguments)
+    compiled, leaves = compile_fit(model, guide, optimizer, rng_key.ndim == 1, arguments)
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
     first = {name: a[:batch_size] for name, a in arrays.items()}
     of_first = {n: one_run(a) for n, a in (arguments or {}).items()}

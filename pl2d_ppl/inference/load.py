@@ -23,7 +23,6 @@ def load(
     optimizer: optax.GradientTransformation,
     *,
     arguments: Mapping[str, Any] | None = None,
-    max_plate_nesting: int = 2,
 ) -> FitResult:
     """Read a fit from a folder.
 
@@ -35,8 +34,6 @@ def load(
         The fitted programs and their optimizer: code is not written to disk.
     arguments : mapping of str to pytree of array, optional
         As for the fit.
-    max_plate_nesting : int
-        Number of batch dimensions that plates may use.
 
     Returns
     -------
@@ -51,7 +48,7 @@ def load(
     path = Path(path)
     notes, history = read_notes(path)
     example = {n: jax.ShapeDtypeStruct(tuple(shape), dtype) for n, (shape, dtype) in notes["example"].items()}
-    compiled, leaves = compile_fit(model, guide, optimizer, notes["batched"], max_plate_nesting, arguments)
+    compiled, leaves = compile_fit(model, guide, optimizer, notes["batched"], arguments)
     keys = jax.random.split(jax.random.key(0), notes["runs"][0]) if notes["batched"] else jax.random.key(0)
     zeros = {n: jnp.zeros(s.shape, s.dtype) for n, s in example.items()}
     compiled.probe(leaves, keys, zeros)

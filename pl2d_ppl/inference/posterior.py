@@ -17,12 +17,12 @@ from numpyro.handlers import trace as plain_trace
 from numpyro.primitives import Messenger
 
 from pl2d_ppl.checks.data import check_categories
-from pl2d_ppl.engine.elimination import aligned, eliminate, named_einsum, with_parents
-from pl2d_ppl.engine.enumeration import NamedTrace, enumeration
-from pl2d_ppl.engine.factors import Factor, LatentSite, Named, latent_site, site_factor
-from pl2d_ppl.engine.guide_tools import at_values
-from pl2d_ppl.engine.marginals import program_marginals
-from pl2d_ppl.engine.program import FrozenProgram, freeze, trace_factors
+from pl2d_ppl.engine.elimination import Conditional, eliminate, with_parents
+from pl2d_ppl.engine.enumeration import Dimensions, Enumerate, is_latent
+from pl2d_ppl.engine.factors import Factor, LatentSite, latent_site, site_factor
+from pl2d_ppl.engine.guide_tools import logits_at
+from pl2d_ppl.engine.named import Named, aligned, named_einsum
+from pl2d_ppl.engine.program import Program, read_program
 from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.inference.compiled import CompiledFit
 from pl2d_ppl.inference.result import FitResult
@@ -68,7 +68,6 @@ class _Inference:
 
     def __init__(self, compiled: CompiledFit):
         self.compiled, self.model = compiled, compiled.model
-        self.nesting = compiled.max_plate_nesting
         self.weights, self.outputs = jax.jit(self._weights), jax.jit(self._outputs)
         self.items = jax.jit(self._items, static_argnums=0)
 
@@ -124,14 +123,14 @@ class _Inference:
 
         return jax.lax.map(draw, keys)
 
-    def _frozen(self, given: dict, data: dict) -> FrozenProgram:
+    def _read(self, given: dict, data: dict, values: dict) -> Program:
         # The key builds networks whose weights are then replaced.
-        return freeze(seed(substitute(self.model, data=given), jax.random.key(0)), (), data, None, self.nesting)
+        return read_program(seed(substitute(self.model, data=given), jax.random.key(0)), (), data, values)
 
     def _outputs(self, leaves: tuple, params: dict, values: dict, data: dict) -> dict[str, Array]:
         """Logits of the trained networks."""
         with evaluation(), plain_trace() as tr:
-            self._frozen({**params, **values}, self.compiled.call(leaves, data))
+            self._read({**params, **values}, self.compiled.call(leaves, data), {})
         return {n: s["value"] for n, s in tr.items() if s["type"] == "deterministic" and n.endswith("_logits")}
 
     def _items(
@@ -145,23 +144,27 @@ class _Inference:
         given = {**params, **values, **outputs}
         data = self.compiled.call(leaves, data)
         program_guide, bounds = _over_all(self.compiled.guide(leaves))
+        dimensions = Dimensions()
         with evaluation(), numpyro.validation_enabled(False):
-            with enumeration(self.nesting):
-                seeded = seed(substitute(program_guide, data=given), jax.random.key(0))
-                guide = NamedTrace(seeded).get_trace(**data)
-            program = self._frozen(given, data)
-            factors, latents = trace_factors(program, values)
-            own = _Kept(guide)
-            left = {n: s for n, s in latents.items() if n not in guide}
-            left = dict(sorted(left.items(), key=lambda pair: len(pair[1].plates)))
-            draws = jax.lax.map(lambda key: _draw(key, own, left, program, values), keys)
-            probs = own.marginals()
-            if not own.means:
-                probs |= {n: _marginal_left_out(program, values, own, s) for n, s in left.items()}
+            seeded = seed(substitute(program_guide, data=given), jax.random.key(0))
+            guide = plain_trace(Enumerate(seeded, dimensions)).get_trace(**data)
+            program = self._read(given, data, values)
+            own = _Kept(guide, dimensions)
+            everything = own if own.means else own.given(program)
+
+            def draw(key: Array) -> dict[str, Array]:
+                mean_key, own_key = jax.random.split(key)
+                means = own.draw_means(mean_key) if own.means else {}
+                drawn = everything.draw(own_key, {})
+                kept = own.given(self._read(given, data, {**values, **means})) if own.means else everything
+                return _by_plates(kept.draw(own_key, drawn), kept.sites) | _by_plates(means, own.means)
+
+            draws = jax.lax.map(draw, keys)
+            factors, latents = program.factors, program.latents
             evidence, left_out = ({}, left_out) if left_out else _log_evidence(factors, latents, values)
-        sites = {**own.sites, **own.means, **left}
+        sites = {**own.sites, **own.means, **latents}
         facts = tuple((n, SiteShape(tuple(s.plates.items()), s.size, s.kind)) for n, s in sites.items())
-        return draws, evidence, (probs, _bounds(guide, bounds)), _Facts(facts, left_out)
+        return draws, evidence, (everything.marginals(), _bounds(guide, bounds)), _Facts(facts, left_out)
 
 
 @lru_cache(maxsize=64)
@@ -272,88 +275,71 @@ def _is_continuous(site: dict) -> bool:
 
 
 class _Kept:
-    """The sites that a guide keeps: tables of its discrete ones, Dirichlet factors of a mean field."""
+    """Conditionals of discrete sites, the parents first, and Dirichlet factors of a mean field."""
 
-    def __init__(self, guide: Mapping[str, dict]):
+    def __init__(self, guide: Mapping[str, dict], dimensions: Dimensions):
         self.sites: dict[str, LatentSite] = {}
         self.means: dict[str, LatentSite] = {}
-        self.log_q: dict[str, Named] = {}
+        self.conditionals: dict[str, Conditional] = {}
         for name, traced in guide.items():
-            if traced["type"] != "sample" or traced["is_observed"]:
+            if not is_latent(traced):
                 continue
             if traced["infer"].get("log_mean"):
-                traced["infer"]["dirichlet"] = True
-                self.means[name] = latent_site(traced)
-            elif traced["fn"].has_enumerate_support:
-                self.sites[name] = latent_site(traced)
-                self.log_q[name] = self._table(traced)
+                self.means[name] = latent_site(traced, dimensions)
+            elif "support" in traced:
+                table = site_factor(traced, dimensions).log_prob
+                self.add(latent_site(traced, dimensions), Conditional(table, {}))
 
-    def _table(self, traced: dict) -> Named:
-        """Log-probabilities with all axes: parents, plates, and the site itself."""
-        factor, name = site_factor(traced), traced["name"]
-        assert factor is not None
-        assert factor.mask is None
-        parents = [d for d in factor.variables if d != name]
-        sizes = {p: self.sites[p].size for p in parents} | self.sites[name].plates | {name: self.sites[name].size}
-        return Named(tuple(sizes), jnp.broadcast_to(aligned(factor.log_prob, tuple(sizes)), tuple(sizes.values())))
+    def add(self, site: LatentSite, conditional: Conditional) -> None:
+        """Add a site that depends only on those before it."""
+        self.sites[site.name], self.conditionals[site.name] = site, conditional
 
-    def draw(self, key: Array) -> dict[str, Array]:
-        """Draw the sites one after the other."""
-        drawn: dict[str, Array] = {}
-        for name, table in self.log_q.items():
+    def given(self, program: Program) -> "_Kept":
+        """Return these sites, and those of the program that they sum out: each given the sites before it."""
+        everything = copy.copy(self)
+        everything.sites, everything.conditionals = dict(self.sites), dict(self.conditionals)
+        left = {n: s for n, s in program.latents.items() if n not in self.sites and n not in self.means}
+        found = eliminate(program.factors, left).conditionals
+        for name in reversed(found):
+            everything.add(left[name], found[name])
+        return everything
+
+    def draw(self, key: Array, drawn: Mapping[str, Array]) -> dict[str, Array]:
+        """Draw the sites that are not drawn yet, one after the other; shape by position."""
+        values = dict(drawn)
+        for name, site in self.sites.items():
             key, own_key = jax.random.split(key)
-            site = self.sites[name]
-            parents = [d for d in table.dims if d in self.sites and d != name]
-            shape = (*(self.sites[p].size for p in parents), *site.shape, site.size)
-            logits = at_values(table.data.reshape(shape), [drawn[p] for p in parents], site)
-            drawn[name] = jax.random.categorical(own_key, logits)
-        for name, site in self.means.items():
-            key, own_key = jax.random.split(key)
-            drawn[name] = site.fn.expand(site.shape).sample(own_key)
-        return drawn
+            if name not in values:
+                logits = logits_at(self.conditionals[name], site, self.sites, values)
+                logits = jnp.broadcast_to(logits, (*site.shape, site.size))
+                values[name] = site.value_at(jax.random.categorical(own_key, logits))
+        return values
+
+    def draw_means(self, key: Array) -> dict[str, Array]:
+        """Draw the Dirichlet sites."""
+        keys = jax.random.split(key, len(self.means))
+        pairs = zip(keys, self.means.items(), strict=True)
+        return {name: site.fn.expand(site.shape).sample(k) for k, (name, site) in pairs}
 
     def marginals(self) -> dict[str, Array]:
         """Probabilities, shape (plates ..., values)."""
-        q = {n: table._replace(data=jnp.exp(table.data)) for n, table in self.log_q.items()}
-        return {n: named_einsum([q[m] for m in with_parents([n], q)], self.sites[n].dims) for n in q}
+        q: dict[str, Named] = {}
+        for name, (table, branches) in self.conditionals.items():
+            q |= {b: Named((*m.dims, b), jnp.stack([~m.data, m.data], -1).astype(float)) for b, m in branches.items()}
+            q[name] = table._replace(data=jnp.exp(table.data))
+        return {name: self._marginal(site, [q[m] for m in with_parents([name], q)]) for name, site in self.sites.items()}
 
-    def joint(self, plates: Sequence[str]) -> Array:
-        """Joint probabilities of all discrete sites; one axis for every plate, then one for every site."""
-        q = [table._replace(data=jnp.exp(table.data)) for table in self.log_q.values()]
-        kept = [p for p in plates if any(p in s.plates for s in self.sites.values())]
-        dims = (*kept, *self.sites)
-        return aligned(Named(dims, named_einsum(q, dims)), (*plates, *self.sites))
-
-
-def _draw(
-    key: Array, own: _Kept, left: dict[str, LatentSite], program: FrozenProgram, values: dict
-) -> dict[str, Array]:
-    """Draw the guide's sites, then those that it sums out: outer plates first, each site given all earlier ones."""
-    key, own_key = jax.random.split(key)
-    drawn = own.draw(own_key)
-    for name in left:
-        key, own_key = jax.random.split(key)
-        probs = program_marginals(program, [name], {**values, **drawn})[name]
-        drawn[name] = jax.random.categorical(own_key, jnp.log(jnp.maximum(probs, 0.0)))
-    discrete = {n: drawn[n].reshape(*s.plates.values()) for n, s in (own.sites | left).items()}
-    return discrete | {n: drawn[n].reshape(*s.plates.values(), s.size) for n, s in own.means.items()}
+    def _marginal(self, site: LatentSite, tables: Sequence[Named]) -> Array:
+        present = {d for t in tables for d in t.dims}
+        keep = tuple(d for d in site.dims if d in present)
+        return jnp.broadcast_to(
+            aligned(Named(keep, named_einsum(tables, keep)), site.dims), (*site.plates.values(), site.size)
+        )
 
 
-def _marginal_left_out(program: FrozenProgram, values: dict, own: _Kept, site: LatentSite) -> Array:
-    """Probabilities of a site that the guide sums out: its posterior averaged over the guide's sites."""
-    shape = (*site.plates.values(), site.size)
-    if not own.sites:
-        return program_marginals(program, [site.name], values)[site.name].reshape(shape)
-    joint = own.joint(tuple(site.plates))
-    sizes = [s.size for s in own.sites.values()]
-    combinations = jnp.stack(jnp.unravel_index(jnp.arange(math.prod(sizes)), sizes), -1)
-
-    def add(total: Array, combination: Array) -> tuple[Array, None]:
-        given = {s.name: jnp.full(s.shape, v) for s, v in zip(own.sites.values(), combination, strict=True)}
-        probs = program_marginals(program, [site.name], {**values, **given})[site.name].reshape(shape)
-        return total + joint[(..., *combination)][..., None] * probs, None
-
-    return jax.lax.scan(add, jnp.zeros(shape, joint.dtype), combinations)[0]
+def _by_plates(values: Mapping[str, Array], sites: Mapping[str, LatentSite]) -> dict[str, Array]:
+    """Drop the batch dimensions of draws that belong to no plate."""
+    return {n: a.reshape(*sites[n].plates.values(), *a.shape[len(sites[n].shape) :]) for n, a in values.items()}
 
 
 def _over_other_plates(factor: Factor) -> Array:

@@ -6,7 +6,7 @@ import numpyro
 from flax import nnx
 from numpyro.primitives import Messenger, apply_stack
 
-__all__ = ["MODE_MESSAGE", "evaluation", "in_evaluation", "instantiate"]
+__all__ = ["MODE_MESSAGE", "evaluation", "in_evaluation", "instantiate", "is_evaluation"]
 
 MODE_MESSAGE = "network_mode"
 
@@ -31,10 +31,13 @@ def instantiate(network: nnx.Module | Callable[..., nnx.Module]) -> nnx.Module:
         if key is None:
             raise ValueError("Expected a seeded program, since a network is to be drawn. Use handlers.seed.")
         network = network(rngs=nnx.Rngs(key))
+    return in_evaluation(network) if is_evaluation() else network
+
+
+def is_evaluation() -> bool:
+    """Whether the program runs under :class:`evaluation`."""
     mode = apply_stack({"type": MODE_MESSAGE, "fn": lambda: "as given", "args": (), "kwargs": {}, "value": None})
-    if mode["value"] != "evaluation":
-        return network
-    return in_evaluation(network)
+    return mode["value"] == "evaluation"
 
 
 class evaluation(Messenger):

@@ -21,7 +21,7 @@ from numpyro.infer.reparam import ExplicitReparam, Reparam
 from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.checks.names import listed
 from pl2d_ppl.checks.warn import warn
-from pl2d_ppl.engine.factors import is_dirichlet
+from pl2d_ppl.engine.dirichlet import is_dirichlet
 from pl2d_ppl.engine.program_key import ProgramKey
 from pl2d_ppl.people.annotations import PersonItems, person_items
 from pl2d_ppl.people.membership import Membership

@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 
 from pl2d_ppl.engine.coordinate_ascent import coordinate_ascent
 from pl2d_ppl.engine.elbo import EnumELBO
-from pl2d_ppl.engine.program import freeze
+from pl2d_ppl.engine.program import read_program
 from pl2d_ppl.guides.mean_field import mean_field
 
 TINY = 1e-9
@@ -37,7 +37,7 @@ def guide_probs(gate, beliefs, x, annotations, y, sites=None, options=()):
 def ascend(gate, beliefs, x, annotations, y, max_sweeps):
     """Exactly so many sweeps of coordinate ascent."""
     model = seed(table_model(gate, beliefs), jax.random.key(0))
-    q = coordinate_ascent(freeze(model, (x, annotations, y), {}), tolerance=0.0, max_sweeps=max_sweeps)
+    q = coordinate_ascent(read_program(model, (x, annotations, y), {}), tolerance=0.0, max_sweeps=max_sweeps)
     return jax.tree.map(jnp.exp, q.log_probs), q.num_sweeps
 
 
@@ -86,7 +86,7 @@ def test_sweeps_follow_the_oracle_and_never_lower_the_bound(float64):
 def test_sweeps_stop_at_the_tolerance(float64):
     problem = random_l2d(21, 8)
     model = seed(table_model(*problem.arrays()[:2]), jax.random.key(0))
-    program = freeze(model, problem.arrays()[2:], {})
+    program = read_program(model, problem.arrays()[2:], {})
     loose = coordinate_ascent(program, tolerance=1e-2)
     tight = coordinate_ascent(program, tolerance=1e-8, max_sweeps=1000)
     assert loose.change <= 1e-2

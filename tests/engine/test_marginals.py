@@ -15,8 +15,10 @@ from programs import EDIT_SITES, edited_l2d, edited_log_joint, edited_start, ran
 from scipy.special import softmax
 
 from pl2d_ppl.engine.elbo import EnumELBO
-from pl2d_ppl.engine.marginals import conditional, log_evidence, marginals
-from pl2d_ppl.engine.program import freeze, trace_factors
+from pl2d_ppl.engine.elimination import eliminate
+from pl2d_ppl.engine.guide_tools import logits_at
+from pl2d_ppl.engine.marginals import log_evidence, marginals
+from pl2d_ppl.engine.program import read_program
 from pl2d_ppl.engine.tilt import tilt
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
@@ -34,13 +36,15 @@ def posterior(gate, beliefs, x, annotations, y):
         return log_evidence(table_model(gate, beliefs))(*data)
 
     model = table_model(gate, beliefs)
-    program = freeze(seed(model, jax.random.key(KEY)), (x, annotations, y), {})
-    parents = {"z": trace_factors(program).latents["z"]}
+    program = read_program(seed(model, jax.random.key(KEY)), (x, annotations, y), {})
+    latents = program.latents
+    given = eliminate(program.factors, {"t": latents["t"]}).conditionals["t"]
+    every_z = jnp.arange(latents["z"].size).reshape(-1, 1, 1)
     return (
         jax.vmap(evidence)(gate, beliefs, x, annotations, y),
         log_evidence(model)(x, annotations, y),
         marginals(model)(x, annotations, y),
-        conditional(program, "t", parents),
+        jnp.exp(logits_at(given, latents["t"], latents, {"z": every_z})),
     )
 
 

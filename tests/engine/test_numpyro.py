@@ -34,7 +34,7 @@ def test_numpyro_is_as_before_when_a_program_has_been_read_or_refused():
 
 def test_a_guide_may_read_the_program_inside_numpyros_enumeration():
     before = type(numpyro.plate("item", 2))
-    guide = exact(program, max_plate_nesting=1)
+    guide = exact(program)
     elbo, key = TraceEnum_ELBO(max_plate_nesting=1), jax.random.key(0)
     loss = jax.jit(lambda valid: elbo.loss(key, {}, program, guide, valid))(jnp.array([True, True]))
     np.testing.assert_allclose(loss, -2 * EVIDENCE, rtol=1e-5)

@@ -1,0 +1,51 @@
+"""Arrays whose axes have names: plates and enumerated sites."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+__all__ = ["Named", "aligned", "named_einsum", "scaled", "summed"]
+
+MANY = 5  # operands from which the exhaustive search for the best order of an einsum takes too long
+
+
+class Named(NamedTuple):
+    """An array whose axes have names; an axis is missing where the value does not vary along it."""
+
+    dims: tuple[str, ...]
+    data: Any
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Length of every axis."""
+        return dict(zip(self.dims, jnp.shape(self.data), strict=True))
+
+
+def aligned(named: Named, dims: Sequence[str]) -> Array:
+    """Transpose and pad with axes of size one, so that the array broadcasts against ``dims``."""
+    data = jnp.asarray(named.data)
+    order = [named.dims.index(d) for d in dims if d in named.dims]
+    shape = [data.shape[named.dims.index(d)] if d in named.dims else 1 for d in dims]
+    return data.transpose(order).reshape(shape)
+
+
+def named_einsum(operands: Sequence[Named], keep: Sequence[str] = ()) -> Array:
+    """Multiply named arrays and sum over every dimension that is not kept."""
+    letters = {d: i for i, d in enumerate(dict.fromkeys(d for o in operands for d in o.dims))}
+    interleaved = [a for o in operands for a in (o.data, [letters[d] for d in o.dims])]
+    order = "optimal" if len(operands) <= MANY else "greedy"
+    return jnp.einsum(*interleaved, [letters[d] for d in keep], optimize=order)
+
+
+def scaled(named: Named, scale: Named) -> Named:
+    """Multiply by a scale whose dimensions may be others."""
+    dims = (*named.dims, *(d for d in scale.dims if d not in named.dims))
+    return Named(dims, aligned(named, dims) * aligned(scale, dims))
+
+
+def summed(named: Named, over: Sequence[str]) -> Named:
+    """Sum over those of some dimensions that the array has."""
+    axes = [named.dims.index(d) for d in over if d in named.dims]
+    return Named(tuple(d for d in named.dims if d not in over), named.data.sum(axes)) if axes else named
