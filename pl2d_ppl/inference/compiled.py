@@ -1,7 +1,6 @@
 """A model and a guide, compiled: initial state, an epoch, an evaluation, network outputs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,9 +12,10 @@ from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
 from pl2d_ppl.engine.elbo import EnumELBO
+from pl2d_ppl.engine.per_run import PerRun, guide_of, tree_of_guide
 from pl2d_ppl.networks import evaluation
 
-__all__ = ["CompiledFit", "PerRun", "compile_fit"]
+__all__ = ["CompiledFit", "compile_fit"]
 
 Batch = Mapping[str, Array]
 
@@ -32,31 +32,19 @@ def compile_fit(
 
     Compiled programs are cached: the same model, guide and optimizer with other bounds are not compiled again.
     """
-    kept = _Bare(guide) if jax.tree_util.all_leaves([guide]) else guide
     given = {name: _arrays(value) for name, value in (arguments or {}).items()}
-    leaves, structure = jax.tree.flatten((kept, given))
-    of_runs = {n: [isinstance(a, PerRun)] * len(jax.tree.leaves(a)) for n, a in given.items()}
-    has_runs = tuple(jax.tree.leaves((jax.tree.map(lambda bound: jnp.ndim(bound) > 1, kept), of_runs)))
+    tree = jax.tree.map(
+        lambda n: _arrays(n) if _is_per_run(n) else n, (tree_of_guide(guide), given), is_leaf=_is_per_run
+    )
+    leaves, structure = jax.tree.flatten(tree)
+    nodes = jax.tree.leaves(tree, is_leaf=_is_per_run)
+    has_runs = tuple(_is_per_run(node) for node in nodes for _ in jax.tree.leaves(node))
     if any(has_runs) and not batched:
         raise ValueError(
-            "Expected bounds of shape (K,), and arguments that are not PerRun, with a single key, found some with an "
-            "axis of runs. Pass as many keys: jax.random.split(rng_key, runs)."
+            "Expected bounds and arguments that are not PerRun with a single key, found some of several runs. Pass as "
+            "many keys: jax.random.split(rng_key, runs)."
         )
     return _cached(model, structure, has_runs, optimizer, batched, max_plate_nesting), tuple(leaves)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class PerRun:
-    """An argument that differs between the runs of a batch.
-
-    Attributes
-    ----------
-    value : pytree of array, shape (R, ...)
-        The argument, with a leading axis of runs.
-    """
-
-    value: Any
 
 
 def one_run(argument: Any, index: int = 0) -> Any:
@@ -72,12 +60,13 @@ def _arrays(argument: Any) -> Any:
     return jnp.asarray(argument) if isinstance(argument, list | tuple) else jax.tree.map(jnp.asarray, argument)
 
 
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Bare:
-    """A guide without traced leaves."""
+def _is_per_run(node: Any) -> bool:
+    return isinstance(node, PerRun)
 
-    func: Callable
+
+def _of_one_run(tree: Any) -> Any:
+    """Unwrap what was PerRun, once its axis of runs is gone."""
+    return jax.tree.map(lambda n: n.value if _is_per_run(n) else n, tree, is_leaf=_is_per_run)
 
 
 @lru_cache(maxsize=64)
@@ -143,15 +132,18 @@ class CompiledFit:
         """Number of batch dimensions that plates may use."""
         return self._elbo.max_plate_nesting
 
+    def programs(self, leaves: tuple[Array, ...]) -> tuple[Callable, dict[str, Any]]:
+        """Rebuild the guide and the arguments, as they were given: PerRun where the runs of a batch differ."""
+        guide, arguments = jax.tree.unflatten(self._structure, leaves)
+        return guide_of(guide), arguments
+
     def guide(self, leaves: tuple[Array, ...]) -> Callable:
-        """Rebuild the guide from its leaves."""
-        guide = jax.tree.unflatten(self._structure, leaves)[0]
-        return guide.func if isinstance(guide, _Bare) else guide
+        """Rebuild the guide of one run from its leaves."""
+        return guide_of(_of_one_run(jax.tree.unflatten(self._structure, leaves)[0]))
 
     def call(self, leaves: tuple[Array, ...], batch: Batch) -> dict[str, Array]:
-        """Rebuild the arguments of both programs."""
-        arguments = jax.tree.unflatten(self._structure, leaves)[1]
-        return {**batch, **{n: a.value if isinstance(a, PerRun) else a for n, a in arguments.items()}}
+        """Rebuild the arguments of both programs, of one run."""
+        return {**batch, **_of_one_run(jax.tree.unflatten(self._structure, leaves)[1])}
 
     def _of_run(self, leaves: tuple[Array, ...], index: int) -> tuple[Array, ...]:
         return tuple(leaf[index] if own else leaf for leaf, own in zip(leaves, self._has_runs, strict=True))

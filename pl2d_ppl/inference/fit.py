@@ -83,7 +83,7 @@ def fit(
     ----------
     rng_key : Array
         A typed key; or an array of R keys, for R runs in one batch, which share the data and are compiled once. With a
-        ``workload`` guide, each run may then have its own bounds, of shape (R, K).
+        ``workload`` guide, each run may then have its own bounds: ``PerRun(lower)``, of shape (R, K).
     model, guide : callable
         Programs that take the entries of ``data`` by name.
     data : mapping of str to array, shape (N, ...)
@@ -97,7 +97,7 @@ def fit(
     arguments : mapping of str to pytree of array, optional
         Further arguments of both programs, the same for every item, such as ``alpha`` of ``annotator_lda``, or a
         network. They are traced: other values need no new compilation. Wrap one in
-        :class:`~pl2d_ppl.inference.compiled.PerRun` to give each run of a batch its own value.
+        :class:`~pl2d_ppl.engine.per_run.PerRun` to give each run of a batch its own value.
     validation : mapping, optional
         Held-out data of the same form. Its loss is recorded after every epoch, with networks in evaluation mode,
         and predictions come from the epoch at which it was lowest.

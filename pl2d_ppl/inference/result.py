@@ -148,8 +148,8 @@ class FitResult:
 
     @property
     def guide(self) -> Callable:
-        """The guide; for a batch of runs, one guide for all, with bounds of shape (R, K)."""
-        return self.compiled.guide(self.leaves)
+        """The guide; for a batch of runs, one guide for all, with bounds that are PerRun where runs differ."""
+        return self.compiled.programs(self.leaves)[0]
 
     def run(self, index: int) -> "FitResult":
         """Return one run of a batch."""
