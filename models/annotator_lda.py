@@ -10,12 +10,11 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 from jax.nn import log_softmax
-from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 
 from pl2d_ppl.checks.concentration import check_concentration
 from pl2d_ppl.checks.votes import check_vote_values, check_votes
-from pl2d_ppl.networks import instantiate
+from pl2d_ppl.networks import apply_network
 
 __all__ = ["annotator_lda"]
 
@@ -77,7 +76,7 @@ def annotator_lda(
     ----------
     Learning to Defer on Anonymously-Annotated Data, equations B.1 to B.29.
     """
-    log_h = log_softmax(nnx_module("clusters", instantiate(clusters))(x))
+    log_h = log_softmax(apply_network("clusters", clusters, x))
     check_votes(log_h, votes, counts)
     check_vote_values(log_h.shape[-1], votes, counts, max_votes)
     cluster_logits = numpyro.deterministic("cluster_logits", log_h)
