@@ -42,9 +42,7 @@ def test_discrete_sites_drawn_by_numpyro(fitted):
 
 def test_a_parameter_that_is_missing_is_missed(fitted, draws):
     less = {name: value for name, value in fitted.params.items() if name != "gating$params"}
-    with pytest.raises(
-        ValueError, match=r"for all its networks, found neither for 'gating'.*gating\$params"
-    ):
+    with pytest.raises(ValueError, match=r"for all its networks, found neither for 'gating'.*gating\$params"):
         log_likelihood(substitute(MODEL, data=less), draws, **FEW)
     with pytest.raises(ValueError, match="found neither for 'gating'"):
         trace(MODEL).get_trace(**FEW)
