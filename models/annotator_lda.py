@@ -13,6 +13,7 @@ from jax.nn import log_softmax
 from numpyro.handlers import mask
 
 from pl2d_ppl.checks.concentration import check_concentration
+from pl2d_ppl.checks.declared import concentration, declares, vote_counts, votes
 from pl2d_ppl.checks.votes import check_vote_values, check_votes
 from pl2d_ppl.networks import apply_network
 
@@ -21,6 +22,7 @@ __all__ = ["annotator_lda"]
 LEAST = -80.0  # least log-probability of a vote: its exp is still a normal float32
 
 
+@declares(votes("votes", categories="cluster_logits"), vote_counts("counts"), concentration("alpha"))
 def annotator_lda(
     x: Array,
     votes: Array | None = None,

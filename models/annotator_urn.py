@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 from jax.nn import log_sigmoid, log_softmax, one_hot
 
+from pl2d_ppl.checks.declared import declares, vote_counts, votes
 from pl2d_ppl.checks.votes import check_staff, check_votes
 from pl2d_ppl.distributions.staff_votes import StaffVotes, right_votes
 from pl2d_ppl.networks import apply_network
@@ -42,6 +43,7 @@ def _log_errors(errors: Array) -> Array:
     return log_softmax(jnp.where(jnp.eye(len(errors), dtype=bool), -1e30, errors))
 
 
+@declares(votes("votes", categories="cluster_logits"), vote_counts("counts"))
 def annotator_urn(
     x: Array,
     votes: Array | None = None,

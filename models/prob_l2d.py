@@ -11,6 +11,7 @@ from jax import Array
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
+from pl2d_ppl.checks.declared import declares, labels, truth
 from pl2d_ppl.checks.models import check_deferral
 from pl2d_ppl.distributions.answers import EXACT, answer_logits, label_channel
 from pl2d_ppl.networks import Frozen, apply_network
@@ -18,6 +19,7 @@ from pl2d_ppl.networks import Frozen, apply_network
 __all__ = ["prob_l2d"]
 
 
+@declares(labels("annotations", categories="ai_logits"), truth("y", categories="ai_logits"))
 def prob_l2d(
     x: Array,
     annotations: Array | None = None,

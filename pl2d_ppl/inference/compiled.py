@@ -15,7 +15,7 @@ from numpyro.infer.svi import SVIState
 from pl2d_ppl.engine.elbo import EnumELBO
 from pl2d_ppl.engine.per_run import PerRun, guide_of, tree_of_guide
 from pl2d_ppl.inference.dependence import depending
-from pl2d_ppl.inference.explained import explained
+from pl2d_ppl.inference.explained import check_signature, explained
 from pl2d_ppl.networks import evaluation
 
 __all__ = ["CompiledFit", "compile_fit"]
@@ -45,8 +45,8 @@ def compile_fit(
     has_runs = tuple(_is_per_run(node) for node in nodes for _ in jax.tree.leaves(node))
     if any(has_runs) and not batched:
         raise ValueError(
-            "Expected bounds and arguments that are not PerRun with a single key, found some of several runs. Pass as "
-            "many keys: jax.random.split(rng_key, runs)."
+            "Expected bounds, and arguments that are not PerRun, with a single key, found some of several runs. Pass "
+            "as many keys: jax.random.split(rng_key, runs)."
         )
     return _cached(model, structure, has_runs, optimizer, batched, max_plate_nesting), tuple(leaves)
 
@@ -180,6 +180,7 @@ class CompiledFit:
 
     def probe(self, leaves: tuple[Array, ...], keys: Array, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of the deterministic sites of one run; errors of the programs are raised here, before compilation."""
+        check_signature(self.model, self.call(leaves, batch))
 
         def sites(leaves: tuple[Array, ...], keys: Array) -> dict[str, Array]:
             first = self._of_run(leaves, 0)

@@ -1,5 +1,6 @@
 """Errors of programs, with the place where they happened."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-__all__ = ["explained", "program_name"]
+__all__ = ["check_signature", "explained", "program_name"]
 
 
 @contextmanager
@@ -38,6 +39,30 @@ def explained(model: Callable, batch: Mapping[str, Any]) -> Iterator[None]:
             ) from error
         error.add_note(f"This happened in program {program_name(model)!r}, on a mini-batch of shapes {shapes}.")
         raise
+
+
+def check_signature(model: Callable, given: Mapping[str, Any]) -> None:
+    """Check that a program takes the data and arguments by their names, and needs no others.
+
+    Parameters
+    ----------
+    model : callable
+        The program.
+    given : mapping
+        Data and arguments.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or missing.
+    """
+    try:
+        inspect.signature(model).bind(**given)
+    except TypeError as error:
+        raise ValueError(
+            f"Expected data and arguments by the names that program {program_name(model)!r} gives them, found "
+            f"{sorted(given)}: {error}. Mind the spelling."
+        ) from error
 
 
 def program_name(model: Any) -> str:

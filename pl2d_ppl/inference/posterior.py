@@ -16,7 +16,7 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as plain_trace
 from numpyro.primitives import Messenger
 
-from pl2d_ppl.checks.data import check_categories
+from pl2d_ppl.checks.declared import Given, check_declared
 from pl2d_ppl.engine.elimination import aligned, eliminate, named_einsum, with_parents
 from pl2d_ppl.engine.enumeration import NamedTrace, enumeration
 from pl2d_ppl.engine.factors import Factor, LatentSite, Named, latent_site, site_factor
@@ -91,7 +91,7 @@ class _Inference:
             values = {name: a[i] for name, a in weights.items()}
             outputs = self._by_chunks(leaves, params, values, data, batch_size)
             if i == 0:
-                check_categories(data, {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in outputs.items()})
+                check_declared(self.model, Given("data", data, outputs=outputs))
             drawn, local, rest, facts = self.items(left_out, leaves, params, values, outputs, data, group)
             draws.append(drawn)
             likelihood.append(local)

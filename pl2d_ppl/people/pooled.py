@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from typing import Any
 
 import jax
@@ -291,6 +291,7 @@ def _draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dic
 def _newcomers(model: Callable, steps: int, learning_rate: float) -> tuple:
     """Return the program of newcomers, its guide and optimizer; the same objects for the same program."""
 
+    @wraps(model)
     def newcomers(*args, shared: Mapping[str, Array], of_newcomers: Array, **kwargs) -> None:
         own = {**kwargs, "membership": of_newcomers, "num_items": None}  # a cluster may have no newcomers
         with block(hide_fn=lambda site: site["type"] in ("param", "mutable")):  # given, and not trained further
