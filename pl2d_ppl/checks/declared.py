@@ -16,6 +16,7 @@ __all__ = [
     "Given",
     "check_declared",
     "concentration",
+    "declared_checks",
     "declares",
     "labels",
     "memberships",
@@ -111,8 +112,13 @@ def check_declared(program: Callable, given: Given) -> None:
     ValueError
         If a check does not hold.
     """
-    for check in next((getattr(p, DECLARED) for p in _inwards(program) if hasattr(p, DECLARED)), ()):
+    for check in declared_checks(program):
         check(given)
+
+
+def declared_checks(program: Callable) -> tuple[Check, ...]:
+    """Return the checks that a program declares, or the program that it wraps, for another program to declare them."""
+    return next((getattr(p, DECLARED) for p in _inwards(program) if hasattr(p, DECLARED)), ())
 
 
 def _inwards(program: Any) -> Iterator[Any]:

@@ -57,7 +57,8 @@ def check_signature(model: Callable, given: Mapping[str, Any]) -> None:
         If a name is unknown, or missing.
     """
     try:
-        inspect.signature(model).bind(**given)
+        # A wrapper may take other arguments than the program that it wraps.
+        inspect.signature(model, follow_wrapped=False).bind(**given)
     except TypeError as error:
         raise ValueError(
             f"Expected data and arguments by the names that program {program_name(model)!r} gives them, found "

@@ -1,6 +1,6 @@
 """Errors of a user's program: the user's own, with a note; advice about networks only where a network is at fault."""
 
-from functools import partial
+from functools import partial, wraps
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +72,21 @@ def test_an_error_of_the_program_stays_what_it_is(case):
 def test_a_network_of_another_shape_is_to_be_built_anew(network):
     with pytest.raises(ValueError, match=r"take, found a mini-batch of shapes \{'x': \(3, 2\)\}.*Build the networks"):
         run(of_network(network))
+
+
+def test_a_name_that_the_program_does_not_take_is_refused():
+    options = {"epochs": 1, "batch_size": 3, "progress": False}
+    with pytest.raises(ValueError, match=r"that program 'program' gives them, found \['wrnog', 'x'\]: .*'wrnog'"):
+        fit(jax.random.key(0), program, nothing, DATA, optax.sgd(0.1), arguments={"wrnog": [1.0]}, **options)
+
+    @wraps(program)
+    def shifted(x, shift):  # it takes other arguments than what it wraps
+        program(x, wrong=lambda x: x[:, 0] + shift)
+
+    def guide(x, shift):
+        """A guide of no sites."""
+
+    fit(jax.random.key(0), shifted, guide, DATA, optax.sgd(0.1), arguments={"shift": 1.0}, **options)
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, partial, block, lambda f: mask(partial(f), mask=True)])
