@@ -76,8 +76,8 @@ def test_a_network_of_another_shape_is_to_be_built_anew(network):
 
 def test_a_name_that_the_program_does_not_take_is_refused():
     options = {"epochs": 1, "batch_size": 3, "progress": False}
+    model = partial(program, wrong=lambda x: x[:, 0])
     with pytest.raises(ValueError, match=r"that program 'program' gives them, found \['wrnog', 'x'\]: .*'wrnog'"):
-        model = partial(program, wrong=lambda x: x[:, 0])
         fit(jax.random.key(0), model, nothing, DATA, optax.sgd(0.1), arguments={"wrnog": [1.0]}, **options)
 
     @wraps(program)
