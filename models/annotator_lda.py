@@ -10,19 +10,20 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 from jax.nn import log_softmax
-from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 
 from pl2d_ppl.checks.concentration import check_concentration
+from pl2d_ppl.checks.declared import concentration, declares, vote_counts, votes
 from pl2d_ppl.checks.votes import check_vote_values, check_votes
 from pl2d_ppl.distributions.vote_counts import VoteCounts
-from pl2d_ppl.networks import instantiate
+from pl2d_ppl.networks import apply_network
 
 __all__ = ["annotator_lda"]
 
 LEAST = -80.0  # least log-probability of a vote: its exp is still a normal float32
 
 
+@declares(votes("votes", categories="cluster_logits"), vote_counts("counts"), concentration("alpha"))
 def annotator_lda(
     x: Array,
     votes: Array | None = None,
@@ -78,7 +79,7 @@ def annotator_lda(
     ----------
     Learning to Defer on Anonymously-Annotated Data, equations B.1 to B.29.
     """
-    log_h = log_softmax(nnx_module("clusters", instantiate(clusters))(x))
+    log_h = log_softmax(apply_network("clusters", clusters, x))
     check_votes(log_h, votes, counts)
     check_vote_values(log_h.shape[-1], votes, counts, max_votes)
     cluster_logits = numpyro.deterministic("cluster_logits", log_h)

@@ -9,11 +9,11 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 from jax.nn import log_sigmoid, log_softmax, one_hot
-from numpyro.contrib.module import nnx_module
 
+from pl2d_ppl.checks.declared import declares, vote_counts, votes
 from pl2d_ppl.checks.votes import check_staff, check_votes
 from pl2d_ppl.distributions.staff_votes import StaffVotes, right_votes
-from pl2d_ppl.networks import instantiate
+from pl2d_ppl.networks import apply_network
 
 __all__ = ["annotator_urn", "cluster_probs"]
 
@@ -43,6 +43,7 @@ def _log_errors(errors: Array) -> Array:
     return log_softmax(jnp.where(jnp.eye(len(errors), dtype=bool), -1e30, errors))
 
 
+@declares(votes("votes", categories="cluster_logits"), vote_counts("counts"))
 def annotator_urn(
     x: Array,
     votes: Array | None = None,
@@ -94,7 +95,7 @@ def annotator_urn(
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against the priors.
     """
-    truth_logits = numpyro.deterministic("truth_logits", nnx_module("truth", instantiate(truth))(x))
+    truth_logits = numpyro.deterministic("truth_logits", apply_network("truth", truth, x))
     check_staff(truth_logits, sizes, votes, counts)
     num_batch, num_categories = truth_logits.shape
     num_clusters = len(sizes)

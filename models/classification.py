@@ -9,11 +9,13 @@ from flax import nnx
 from jax import Array
 from numpyro.handlers import mask
 
+from pl2d_ppl.checks.declared import declares, truth
 from pl2d_ppl.networks import Frozen, apply_network
 
 __all__ = ["classification"]
 
 
+@declares(truth("y", categories="ai_logits"))
 def classification(
     x: Array,
     y: Array | None = None,

@@ -12,6 +12,7 @@ from jax import Array
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
+from pl2d_ppl.checks.declared import declares, labels, memberships, truth
 from pl2d_ppl.checks.models import check_cluster_deferral
 from pl2d_ppl.distributions.answers import ABSENT, EXACT, answer_logits, label_channel
 from pl2d_ppl.distributions.empirical import Empirical
@@ -20,6 +21,7 @@ from pl2d_ppl.networks import Frozen, apply_network
 __all__ = ["cluster_l2d"]
 
 
+@declares(labels("annotations", categories="ai_logits"), truth("y", categories="ai_logits"), memberships("membership"))
 def cluster_l2d(
     x: Array,
     annotations: Array | None = None,

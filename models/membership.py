@@ -10,11 +10,13 @@ from jax import Array
 from numpyro.handlers import mask
 
 from pl2d_ppl.checks.concentration import check_concentration
+from pl2d_ppl.checks.declared import declares, labels
 from pl2d_ppl.distributions.categorical_mixture import CategoricalMixture
 
 __all__ = ["membership"]
 
 
+@declares(labels("annotations"))
 def membership(cluster_probs: Array, annotations: Array | None = None, *, concentration: Any = 1.0) -> None:
     """Generate the annotations of one person, each as one of K clusters of people would give it.
 

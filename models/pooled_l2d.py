@@ -12,12 +12,14 @@ from jax import Array
 from numpyro.handlers import mask, reparam
 from numpyro.infer.reparam import LocScaleReparam
 
+from pl2d_ppl.checks.declared import declares, labels, memberships, truth
 from pl2d_ppl.checks.models import check_pooling
 from pl2d_ppl.networks import Frozen, apply_network
 
 __all__ = ["pooled_l2d"]
 
 
+@declares(labels("annotations", categories="ai_logits"), truth("y", categories="ai_logits"), memberships("membership"))
 def pooled_l2d(
     x: Array,
     annotations: Array | None = None,

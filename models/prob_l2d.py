@@ -8,17 +8,18 @@ import numpyro
 import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
-from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
+from pl2d_ppl.checks.declared import declares, labels, truth
 from pl2d_ppl.checks.models import check_deferral
 from pl2d_ppl.distributions.answers import EXACT, answer_logits, label_channel
-from pl2d_ppl.networks import Frozen, apply_network, instantiate
+from pl2d_ppl.networks import Frozen, apply_network
 
 __all__ = ["prob_l2d"]
 
 
+@declares(labels("annotations", categories="ai_logits"), truth("y", categories="ai_logits"))
 def prob_l2d(
     x: Array,
     annotations: Array | None = None,
@@ -79,9 +80,9 @@ def prob_l2d(
     Nguyen, Do, Carneiro (2025). Probabilistic Learning to Defer: Handling Missing Expert's Annotations and
     Controlling Workload Distribution. ICLR.
     """
-    gate_logits = numpyro.deterministic("gate_logits", nnx_module("gating", instantiate(gating))(x))
+    gate_logits = numpyro.deterministic("gate_logits", apply_network("gating", gating, x))
     ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
-    expert_logits = nnx_module("experts", instantiate(experts))(x)
+    expert_logits = apply_network("experts", experts, x)
     check_deferral(gate_logits, ai_logits, annotations, expert_logits)
     ai_belief = ai_logits if gate_trains_classifier else jax.lax.stop_gradient(ai_logits)
     belief_logits = numpyro.deterministic("belief_logits", jnp.concatenate([expert_logits, ai_belief[:, None]], axis=1))

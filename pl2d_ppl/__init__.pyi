@@ -8,10 +8,10 @@ from .deferral.deferral import Deferral as Deferral
 from .engine.elbo import EnumELBO as EnumELBO
 from .engine.marginals import log_evidence as log_evidence
 from .engine.marginals import marginals as marginals
+from .engine.per_run import PerRun as PerRun
 from .engine.tilt import tilt as tilt
 from .engine.workload import workload as workload
 from .inference.arviz import to_datatree as to_datatree
-from .inference.compiled import PerRun as PerRun
 from .inference.fit import fit as fit
 from .inference.load import load as load
 from .inference.result import FitResult as FitResult

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pl2d_ppl.checks.data import check_data
+from pl2d_ppl.checks.declared import Given, truth
 from pl2d_ppl.checks.labels import check_labels
 
 __all__ = ["beta_representation", "check_context"]
@@ -82,5 +83,6 @@ def check_context(annotations: ArrayLike, y: ArrayLike, num_categories: int) -> 
     y = check_labels("y", y, ("N",), num_categories)
     annotations = check_labels("annotations", annotations, (len(y), "M"), num_categories, may_be_empty=False)
     check_data({"annotations": annotations, "y": y}, 1, "the context")
+    truth("y")(Given("the context", {"y": y}))
     # Signed, since 8-bit labels would wrap around at -1.
     return annotations.astype(np.int32), y.astype(np.int32)

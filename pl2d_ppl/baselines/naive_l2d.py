@@ -12,6 +12,7 @@ from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
+from pl2d_ppl.checks.declared import declares, labels, truth
 from pl2d_ppl.checks.models import check_deferral
 from pl2d_ppl.distributions.answers import ABSENT, answer_logits
 from pl2d_ppl.networks import Frozen, apply_network, instantiate
@@ -19,6 +20,7 @@ from pl2d_ppl.networks import Frozen, apply_network, instantiate
 __all__ = ["naive_l2d"]
 
 
+@declares(labels("annotations", categories="ai_logits"), truth("y", categories="ai_logits"))
 def naive_l2d(
     x: Array,
     annotations: Array | None = None,

@@ -10,6 +10,7 @@ from jax import Array
 from jax.nn import log_sigmoid, log_softmax
 from numpyro.handlers import mask
 
+from pl2d_ppl.checks.declared import declares, labels, truth
 from pl2d_ppl.checks.models import check_deferral
 from pl2d_ppl.networks import Frozen, apply_network
 
@@ -18,6 +19,7 @@ __all__ = ["one_stage", "truth_column"]
 Terms = tuple[Array, Array]  # minus the loss, for the categories, (N, 1), and for the experts, (N, M)
 
 
+@declares(labels("annotations", categories="ai_logits"), truth("y", categories="ai_logits"))
 def one_stage(
     x: Array,
     annotations: Array | None = None,

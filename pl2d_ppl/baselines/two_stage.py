@@ -11,12 +11,14 @@ from jax.nn import log_softmax
 from numpyro.handlers import mask
 
 from pl2d_ppl.baselines.one_stage import truth_column
+from pl2d_ppl.checks.declared import declares, labels, truth
 from pl2d_ppl.checks.models import check_deferral
 from pl2d_ppl.networks import Frozen, apply_network
 
 __all__ = ["two_stage"]
 
 
+@declares(labels("annotations", categories="ai_logits"), truth("y", categories="ai_logits"))
 def two_stage(
     x: Array,
     annotations: Array | None = None,

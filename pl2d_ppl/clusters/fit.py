@@ -17,9 +17,9 @@ from scipy.special import softmax
 from pl2d_ppl.clusters.lda_evidence import evidence_states, lda_evidence
 from pl2d_ppl.data.votes import votes_of_counts
 from pl2d_ppl.engine.marginals import marginals
+from pl2d_ppl.engine.per_run import PerRun
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
-from pl2d_ppl.inference.compiled import PerRun
 from pl2d_ppl.inference.fit import fit, total_loss
 from pl2d_ppl.inference.result import FitResult
 from pl2d_ppl.inference.schedule import Schedule

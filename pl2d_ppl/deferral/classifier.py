@@ -9,6 +9,7 @@ from flax import nnx
 from numpy.typing import ArrayLike
 
 from pl2d_ppl.checks.data import check_data
+from pl2d_ppl.checks.declared import Given, truth
 from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.engine.guide_tools import no_guide
 from pl2d_ppl.inference.fit import fit
@@ -67,6 +68,7 @@ def train_classifier(
     x, y = np.asarray(x), np.asarray(y)
     check_key(rng_key)
     check_data({"x": x, "y": y}, 1, "data")
+    truth("y")(Given("data", {"y": y}))
     if not 0 <= validation_share < 1:
         raise ValueError(f"Expected a share of items for validation from 0 to below 1, found {validation_share}.")
     split_key, fit_key = jax.random.split(rng_key)

@@ -72,10 +72,10 @@ def _check(sites: Sequence[str], kinds: Sequence[int], name: str) -> None:
     wrong = [site for site, kind in zip(sites, kinds, strict=True) if kind > BOUND]
     if wrong:
         raise ValueError(
-            f"Expected site {wrong[0]!r} to depend on Dirichlet site {name!r} as Categorical(probs={name}) does, linearly "
-            f"in ln {name}, found another use, for which mean field has no closed form. Let a guide of continuous sites "
-            f"draw {name!r}, continuous=normal(block(model, hide=[...])) with the discrete sites hidden; or write the "
-            "use as an enumerated site ~ Categorical(probs=...)."
+            f"Expected site {wrong[0]!r} to depend on Dirichlet site {name!r} as Categorical(probs={name}) does, "
+            f"linearly in ln {name}, found another use, for which mean field has no closed form. Let a guide of "
+            f"continuous sites draw {name!r}, continuous=normal(block(model, hide=[...])) with the discrete sites "
+            "hidden; or write the use as an enumerated site ~ Categorical(probs=...)."
         )
 
 

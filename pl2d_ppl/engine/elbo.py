@@ -54,7 +54,9 @@ class ExactSite:
     def holds(self, site: dict, model: Callable, args: tuple, kwargs: dict, names: Sequence[str]) -> bool:
         """Whether a traced site still has its distribution, and the program and the discrete sites are the same."""
         ours, theirs = jax.tree.leaves((self.args, self.kwargs)), jax.tree.leaves((args, kwargs))
-        same = self.model is model and len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))
+        same = (
+            self.model is model and len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))
+        )
         return same and unwrap(site["fn"])[0] is self.fn and set(names) <= set(self.sites)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jax import Array
 from numpyro.distributions import Distribution
@@ -13,6 +14,7 @@ from pl2d_ppl.checks.bounds import check_bounds
 from pl2d_ppl.distributions.finite import over_support
 from pl2d_ppl.engine._numpyro import unwrap
 from pl2d_ppl.engine.enumeration import is_positions, support_of
+from pl2d_ppl.engine.per_run import PerRun, guide_of, tree_of_guide
 from pl2d_ppl.engine.projection import log_floor, project, shift
 from pl2d_ppl.engine.site_handler import SiteHandler
 
@@ -34,8 +36,8 @@ class workload(SiteHandler):
     bound, ``{site}_violation``. Conditionals of other sites given this one do not change, so that the projection is
     exact on the joint.
 
-    The handler is a pytree whose leaves are the bounds: it can be passed through ``jit`` and batched with ``vmap``, and
-    one compiled program serves all bounds.
+    The handler is a pytree whose leaves are the bounds, and those of a workload that it wraps: it can be passed through
+    ``jit`` and batched with ``vmap``, and one compiled program serves all bounds.
 
     Parameters
     ----------
@@ -43,8 +45,9 @@ class workload(SiteHandler):
         A guide. The site's distribution must not depend on another enumerated site.
     site : str
         Name of a discrete latent site, such as ``"z"``: the experts in order, then the AI.
-    lower, upper : array_like, shape (number of values,) or (runs, number of values)
-        Bounds on the mean over the plate, between 0 and 1. Leading axes are runs, for a batched fit.
+    lower, upper : array_like, shape (number of values,), or PerRun of shape (R, number of values)
+        Bounds on the mean over the plate, between 0 and 1. In a batch of R fits,
+        :class:`~pl2d_ppl.engine.per_run.PerRun` gives each run its own.
     window : int, optional
         By default every mini-batch meets the bounds by itself, as in paper A. Small batches then force decisions that
         the whole data set would not need. With a window, the bounds hold on average over about this many of the last
@@ -58,8 +61,9 @@ class workload(SiteHandler):
     Raises
     ------
     ValueError
-        If the bounds are crossed, outside [0, 1] or infeasible, raised before anything is traced. If the guide has no
-        such site or the length of the bounds differs from its number of values, raised at the first call.
+        If the bounds are crossed, outside [0, 1], infeasible, or a matrix that is not PerRun, raised before anything is
+        traced. If the guide has no such site, the length of the bounds differs from its number of values, or bounds of
+        several runs are used outside of a batch, raised at the first call.
     """
 
     def __init__(
@@ -75,22 +79,31 @@ class workload(SiteHandler):
     ):
         if window is not None and window < 1:
             raise ValueError(f"Expected a window of at least one item, found {window}. Leave it out for no window.")
-        self.lower, self.upper = check_bounds(lower, upper)
+        self.lower, self.upper = _checked(lower, upper)
         self.window, self.tolerance, self.max_steps = window, tolerance, max_steps
         super().__init__(fn, site)
 
     def tree_flatten(self):
-        """Split the handler into the bounds and everything else."""
-        return (self.lower, self.upper), (self.fn, self.site, self.window, self.tolerance, self.max_steps)
+        """Split the handler into the guide and the bounds, which have leaves, and everything else."""
+        leaves = (tree_of_guide(self.fn), self.lower, self.upper)
+        return leaves, (self.site, self.window, self.tolerance, self.max_steps)
 
     @classmethod
-    def tree_unflatten(cls, static, bounds):
+    def tree_unflatten(cls, static, leaves):
         """Rebuild the handler without checks: the bounds may be traced."""
         handler = cls.__new__(cls)
-        fn, site, handler.window, handler.tolerance, handler.max_steps = static
-        handler.lower, handler.upper = bounds
-        SiteHandler.__init__(handler, fn, site)
+        site, handler.window, handler.tolerance, handler.max_steps = static
+        guide, handler.lower, handler.upper = leaves
+        SiteHandler.__init__(handler, guide_of(guide), site)
         return handler
+
+    def __enter__(self):
+        if isinstance(self.lower, PerRun) or isinstance(self.upper, PerRun):
+            raise ValueError(
+                f"Expected the bounds of one run on site {self.site!r}, found those of several (PerRun). Pass the "
+                "workload itself as the guide of a fit, outside of other handlers, with a key for each run."
+            )
+        return super().__enter__()
 
     def process_message(self, msg: dict) -> None:
         """Replace the site's distribution by its projection."""
@@ -163,3 +176,35 @@ def _masked(factor: Distribution, like: Distribution) -> Distribution:
     for mask in unwrap(like)[1]:
         factor = factor.mask(mask)
     return factor
+
+
+def _checked(lower: Any, upper: Any) -> tuple[Any, Any]:
+    """Check bounds, and return them as arrays; those of runs stay PerRun."""
+    _check_axes(lower, upper)
+    bounds = [b.value if isinstance(b, PerRun) else b for b in (lower, upper)]
+    if any(isinstance(b, jax.core.Tracer) for b in bounds):
+        return lower, upper
+    shapes = [np.shape(b) for b in bounds]
+    if shapes[0][-1:] == shapes[1][-1:]:  # a bound that all runs share meets the bounds of each
+        bounds = list(np.broadcast_arrays(*bounds)) if {len(s) for s in shapes} == {1, 2} else bounds
+    low, high = check_bounds(*bounds)
+    return _as_given(lower, low), _as_given(upper, high)
+
+
+def _as_given(bound: Any, array: Any) -> Any:
+    return PerRun(array) if isinstance(bound, PerRun) else array.reshape(-1, array.shape[-1])[0]
+
+
+def _check_axes(lower: Any, upper: Any) -> None:
+    for name, bound in (("lower", lower), ("upper", upper)):
+        shape = np.shape(bound.value if isinstance(bound, PerRun) else bound)
+        if isinstance(bound, PerRun) and len(shape) != 2:
+            raise ValueError(
+                f"Expected {name} bounds of runs of shape (R, K), found PerRun of shape {shape}. Pass a row for each "
+                "run, or bounds of shape (K,) that all runs share."
+            )
+        if not isinstance(bound, PerRun) and len(shape) > 1:
+            raise ValueError(
+                f"Expected {name} bounds of shape (K,), found {shape}. If its rows are the bounds of the runs of a "
+                f"batch, say so: workload(..., {name}=PerRun({name}))."
+            )

@@ -16,6 +16,7 @@ from pl2d_ppl.baselines.two_stage import two_stage
 from pl2d_ppl.checks.membership import check_membership
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.engine.guide_tools import no_guide
+from pl2d_ppl.engine.per_run import PerRun
 from pl2d_ppl.engine.workload import workload
 from pl2d_ppl.experiments.learned import (
     GateLearned,
@@ -260,7 +261,7 @@ def _learn_gate(name: str, rng_key: jax.Array, task: Task, on_fit: Callable[[], 
     elif data.x.ndim == 2:  # all coverages at once; not for images, since vectorised convolutions are slow
         lower, upper = map(np.stack, zip(*bounds, strict=True))
         keys = jnp.stack([rng_key] * len(bounds))
-        fits = [train(keys, workload(free_guide, site, lower, upper, window=task.window))]
+        fits = [train(keys, workload(free_guide, site, PerRun(lower), PerRun(upper), window=task.window))]
     else:
         fits = []
         for pair in bounds:

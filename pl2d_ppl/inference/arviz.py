@@ -10,6 +10,7 @@ import numpyro
 from jax import Array
 
 from pl2d_ppl.checks.data import check_data
+from pl2d_ppl.checks.declared import Given, check_declared
 from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.inference.posterior import ITEM, Found, SiteShape, draw_posterior
 from pl2d_ppl.inference.result import FitResult
@@ -141,6 +142,7 @@ def _checked(
         if number < 1:
             raise ValueError(f"Expected at least one as {name}, found {number}.")
     check_data(data, 1, "data")
+    check_declared(result.model, Given("data", data))
     unknown = sorted(set(data) - set(result.example))
     if unknown:
         raise ValueError(f"Expected entries of data among {sorted(result.example)}, found {unknown} besides.")

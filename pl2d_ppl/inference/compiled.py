@@ -1,7 +1,7 @@
 """A model and a guide, compiled: initial state, an epoch, an evaluation, network outputs."""
 
+import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,11 +13,15 @@ from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
 from pl2d_ppl.engine.elbo import EnumELBO
+from pl2d_ppl.engine.per_run import PerRun, guide_of, tree_of_guide
+from pl2d_ppl.inference.dependence import depending
+from pl2d_ppl.inference.explained import check_signature, explained
 from pl2d_ppl.networks import evaluation
 
-__all__ = ["CompiledFit", "PerRun", "compile_fit"]
+__all__ = ["CompiledFit", "compile_fit"]
 
 Batch = Mapping[str, Array]
+ROWS = 17  # items in a trace that looks at shapes only: outputs of this length are those of items
 
 
 def compile_fit(
@@ -31,31 +35,19 @@ def compile_fit(
 
     Compiled programs are cached: the same model, guide and optimizer with other bounds are not compiled again.
     """
-    kept = _Bare(guide) if jax.tree_util.all_leaves([guide]) else guide
     given = {name: _arrays(value) for name, value in (arguments or {}).items()}
-    leaves, structure = jax.tree.flatten((kept, given))
-    of_runs = {n: [isinstance(a, PerRun)] * len(jax.tree.leaves(a)) for n, a in given.items()}
-    has_runs = tuple(jax.tree.leaves((jax.tree.map(lambda bound: jnp.ndim(bound) > 1, kept), of_runs)))
+    tree = jax.tree.map(
+        lambda n: _arrays(n) if _is_per_run(n) else n, (tree_of_guide(guide), given), is_leaf=_is_per_run
+    )
+    leaves, structure = jax.tree.flatten(tree)
+    nodes = jax.tree.leaves(tree, is_leaf=_is_per_run)
+    has_runs = tuple(_is_per_run(node) for node in nodes for _ in jax.tree.leaves(node))
     if any(has_runs) and not batched:
         raise ValueError(
-            "Expected bounds of shape (K,), and arguments that are not PerRun, with a single key, found some with an "
-            "axis of runs. Pass as many keys: jax.random.split(rng_key, runs)."
+            "Expected bounds, and arguments that are not PerRun, with a single key, found some of several runs. Pass "
+            "as many keys: jax.random.split(rng_key, runs)."
         )
     return _cached(model, structure, has_runs, optimizer, batched), tuple(leaves)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class PerRun:
-    """An argument that differs between the runs of a batch.
-
-    Attributes
-    ----------
-    value : pytree of array, shape (R, ...)
-        The argument, with a leading axis of runs.
-    """
-
-    value: Any
 
 
 def one_run(argument: Any, index: int = 0) -> Any:
@@ -71,12 +63,13 @@ def _arrays(argument: Any) -> Any:
     return jnp.asarray(argument) if isinstance(argument, list | tuple) else jax.tree.map(jnp.asarray, argument)
 
 
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Bare:
-    """A guide without traced leaves."""
+def _is_per_run(node: Any) -> bool:
+    return isinstance(node, PerRun)
 
-    func: Callable
+
+def _of_one_run(tree: Any) -> Any:
+    """Unwrap what was PerRun, once its axis of runs is gone."""
+    return jax.tree.map(lambda n: n.value if _is_per_run(n) else n, tree, is_leaf=_is_per_run)
 
 
 @lru_cache(maxsize=64)
@@ -108,14 +101,15 @@ class CompiledFit:
         has_runs: tuple[bool, ...],
         optimizer: optax.GradientTransformation,
         batched: bool,
-        ):
+    ):
         self.model, self.batched = model, batched
         self.signature = (model, structure, has_runs, optimizer, batched)
         self._structure, self._has_runs, self._optimizer = structure, has_runs, optimizer
         self._elbo = EnumELBO()
         self._constrain: Callable = dict
         self._optim: Any = None  # the first trace of _init also sets _constrain
-        self.num_items = 1
+        self.num_items, self.continuous = 1, False
+        self._drawn: frozenset[str] | None = None
         runs = (tuple(0 if r else None for r in has_runs), 0)
 
         def over_runs(function: Callable, *axes: int | None) -> Callable:
@@ -134,15 +128,18 @@ class CompiledFit:
             static_argnums=4,
         )
 
+    def programs(self, leaves: tuple[Array, ...]) -> tuple[Callable, dict[str, Any]]:
+        """Rebuild the guide and the arguments, as they were given: PerRun where the runs of a batch differ."""
+        guide, arguments = jax.tree.unflatten(self._structure, leaves)
+        return guide_of(guide), arguments
+
     def guide(self, leaves: tuple[Array, ...]) -> Callable:
-        """Rebuild the guide from its leaves."""
-        guide = jax.tree.unflatten(self._structure, leaves)[0]
-        return guide.func if isinstance(guide, _Bare) else guide
+        """Rebuild the guide of one run from its leaves."""
+        return guide_of(_of_one_run(jax.tree.unflatten(self._structure, leaves)[0]))
 
     def call(self, leaves: tuple[Array, ...], batch: Batch) -> dict[str, Array]:
-        """Rebuild the arguments of both programs."""
-        arguments = jax.tree.unflatten(self._structure, leaves)[1]
-        return {**batch, **{n: a.value if isinstance(a, PerRun) else a for n, a in arguments.items()}}
+        """Rebuild the arguments of both programs, of one run."""
+        return {**batch, **_of_one_run(jax.tree.unflatten(self._structure, leaves)[1])}
 
     def _of_run(self, leaves: tuple[Array, ...], index: int) -> tuple[Array, ...]:
         return tuple(leaf[index] if own else leaf for leaf, own in zip(leaves, self._has_runs, strict=True))
@@ -150,34 +147,68 @@ class CompiledFit:
     def single(self, leaves: tuple[Array, ...], index: int) -> tuple["CompiledFit", tuple[Array, ...]]:
         """Return the programs of one run of a batch."""
         leaves = self._of_run(leaves, index)
-        compiled, leaves = compile_fit(
-            self.model, self.guide(leaves), self._optimizer, False, self.call(leaves, {})
-        )
+        compiled, leaves = compile_fit(self.model, self.guide(leaves), self._optimizer, False, self.call(leaves, {}))
         compiled._constrain, compiled._optim = self._constrain, self._optim
-        compiled.num_items = self.num_items
+        compiled.num_items, compiled.continuous = self.num_items, self.continuous
         return compiled, leaves
+
+    def __reduce__(self) -> tuple:
+        """Pickle the programs: compiled functions are built anew, once for each process."""
+        try:
+            pickle.dumps(self.signature)
+        except Exception as error:  # whatever an object raises that does not pickle
+            raise pickle.PicklingError(
+                f"Expected a model, guide and optimizer that pickle, found one that does not: {error}. Functions "
+                "within functions do not, such as those of optax. Use result.save(path), and load(path, model, guide, "
+                "optimizer)."
+            ) from error
+        return _cached, self.signature
+
+    def __deepcopy__(self, memo: dict) -> "CompiledFit":
+        return self
 
     def probe(self, leaves: tuple[Array, ...], keys: Array, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of the deterministic sites of one run; errors of the programs are raised here, before compilation."""
+        check_signature(self.model, self.call(leaves, batch))
 
         def sites(leaves: tuple[Array, ...], keys: Array) -> dict[str, Array]:
             first = self._of_run(leaves, 0)
             key = keys[0] if self.batched else keys
-            return self._trace(first, self._init(first, key, batch), key, batch)[0]
+            with explained(self.model, batch):
+                return self._trace(first, self._init(first, key, batch), key, batch)[0]
 
         runs = {leaf.shape[0] for leaf, own in zip(leaves, self._has_runs, strict=True) if own}
         if self.batched and runs and runs != {len(keys)}:
             raise ValueError(
                 f"Expected bounds and arguments of {len(keys)} runs, one for each key, found {sorted(runs)}."
             )
-        try:
-            return jax.eval_shape(sites, leaves, keys)
-        except TypeError as error:  # jax and flax raise this for shapes that do not fit
-            shapes = {name: a.shape for name, a in batch.items()}
-            raise ValueError(
-                f"Expected data that the programs and their networks take, found a mini-batch of shapes {shapes}: "
-                f"{str(error).splitlines()[0]} Build the networks for these shapes."
-            ) from error
+        return jax.eval_shape(sites, leaves, keys)
+
+    def start_on(
+        self, leaves: tuple[Array, ...], example: Mapping[str, jax.ShapeDtypeStruct], runs: tuple[int, ...]
+    ) -> tuple[Array, Batch]:
+        """Trace the programs of a fit that was read from elsewhere; return keys and data of the shapes of the fit."""
+        key = jax.random.key(0)
+        keys = jax.random.split(key, runs[0]) if self.batched else key
+        zeros = {name: jnp.zeros(a.shape, a.dtype) for name, a in example.items()}
+        self.probe(leaves, keys, zeros)
+        return keys, zeros
+
+    def drawn_outputs(self, leaves: tuple[Array, ...], state: SVIState, x: Array) -> frozenset[str]:
+        """Names of the items' outputs that depend on draws of continuous latent sites, such as network weights."""
+        if not self.continuous:
+            return frozenset()
+        if self._drawn is None:
+            first = self._of_run(leaves, 0), jax.tree.map(lambda a: a[0], state) if self.batched else state
+            rows = jnp.zeros((ROWS, *x.shape[1:]), x.dtype)
+
+            def outputs(key: Array) -> dict[str, Array]:
+                found = self._outputs(*first, key, {"x": rows})
+                return {n: a for n, a in found.items() if a.shape[:1] == (ROWS,)}
+
+            flags = depending(outputs, jax.random.key(0))
+            self._drawn = frozenset(name for name, flag in flags.items() if flag)
+        return self._drawn
 
     def _init(self, leaves: tuple[Array, ...], key: Array, batch: Batch) -> SVIState:
         svi = SVI(self.model, self.guide(leaves), self._optimizer, self._elbo)
@@ -198,6 +229,7 @@ class CompiledFit:
         )
         model_trace = traces[0]
         self.num_items = _weight(model_trace, batch)
+        self.continuous = any(_is_continuous(site) for site in traces[1].values())
         return {n: s["value"] for n, s in model_trace.items() if s["type"] == "deterministic"}, traces
 
     def _update(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> tuple[SVIState, tuple]:
@@ -275,3 +307,8 @@ def _weight(model_trace: Mapping[str, dict], batch: Batch) -> int:
     length = len(next(iter(batch.values())))
     plates = [s for s in model_trace.values() if s["type"] == "plate" and s["value"].shape[0] == length]
     return max((s["args"][0] for s in plates), default=length)
+
+
+def _is_continuous(site: Mapping[str, Any]) -> bool:
+    """Whether a site is latent, and is drawn, not enumerated."""
+    return site["type"] == "sample" and not site["is_observed"] and not site["fn"].has_enumerate_support

@@ -13,7 +13,8 @@ from numpyro.infer.autoguide import AutoGuide
 from numpyro.primitives import Messenger
 from tqdm.auto import tqdm
 
-from pl2d_ppl.checks.data import check_arguments, check_categories, check_data
+from pl2d_ppl.checks.data import check_arguments, check_data
+from pl2d_ppl.checks.declared import Given, check_declared
 from pl2d_ppl.checks.keys import check_keys
 from pl2d_ppl.inference.compiled import CompiledFit, compile_fit, one_run
 from pl2d_ppl.inference.result import FitResult
@@ -82,7 +83,7 @@ def fit(
     ----------
     rng_key : Array
         A typed key; or an array of R keys, for R runs in one batch, which share the data and are compiled once. With a
-        ``workload`` guide, each run may then have its own bounds, of shape (R, K).
+        ``workload`` guide, each run may then have its own bounds: ``PerRun(lower)``, of shape (R, K).
     model, guide : callable
         Programs that take the entries of ``data`` by name.
     data : mapping of str to array, shape (N, ...)
@@ -96,7 +97,7 @@ def fit(
     arguments : mapping of str to pytree of array, optional
         Further arguments of both programs, the same for every item, such as ``alpha`` of ``annotator_lda``, or a
         network. They are traced: other values need no new compilation. Wrap one in
-        :class:`~pl2d_ppl.inference.compiled.PerRun` to give each run of a batch its own value.
+        :class:`~pl2d_ppl.engine.per_run.PerRun` to give each run of a batch its own value.
     validation : mapping, optional
         Held-out data of the same form. Its loss is recorded after every epoch, with networks in evaluation mode,
         and predictions come from the epoch at which it was lowest.
@@ -129,15 +130,16 @@ def fit(
         raise ValueError("Expected validation data to stop early by, found patience without. Pass validation=...")
     if epochs < 1:
         raise ValueError(f"Expected at least one epoch, found epochs={epochs}.")
-    check_arguments(arguments or {}, data)
+    arguments = arguments or {}
+    check_arguments(arguments, data)
+    _check_declared(model, data, validation, arguments)
     compiled, leaves = compile_fit(model, guide, optimizer, rng_key.ndim == 1, arguments)
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
     first = {name: a[:batch_size] for name, a in arrays.items()}
-    of_first = {n: one_run(a) for n, a in (arguments or {}).items()}
+    of_first = {n: one_run(a) for n, a in arguments.items()}
     _set_up_autoguides(guide, rng_key if rng_key.ndim == 0 else rng_key[0], {**first, **of_first})
     sites = compiled.probe(leaves, rng_key, first)
-    check_categories(data, sites, "data")
-    check_categories(validation or {}, sites, "validation")
+    _check_declared(model, data, validation, arguments, sites)
     if resume is None:
         resume = FitResult.start(compiled, leaves, compiled.init(leaves, rng_key, first), first)
     else:
@@ -145,6 +147,15 @@ def fit(
         resume = resume.replace(compiled=compiled, leaves=leaves)
     training = _Training(rng_key, arrays, validation, batch_size)
     return training.run(resume, epochs, patience, progress)
+
+
+def _check_declared(
+    model: Callable, data: Mapping, validation: Mapping | None, arguments: Mapping, sites: Mapping | None = None
+) -> None:
+    """Call the checks that the model declares of its data and arguments."""
+    for name, part in (("data", data), ("validation", validation)):
+        if part is not None:
+            check_declared(model, Given(name, part, arguments, sites or {}))
 
 
 def _set_up_autoguides(guide: Callable, rng_key: Array, batch: Mapping[str, Array]) -> None:

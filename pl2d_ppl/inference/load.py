@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from pl2d_ppl.inference.checkpoint import read_notes, read_state
@@ -49,9 +48,7 @@ def load(
     notes, history = read_notes(path)
     example = {n: jax.ShapeDtypeStruct(tuple(shape), dtype) for n, (shape, dtype) in notes["example"].items()}
     compiled, leaves = compile_fit(model, guide, optimizer, notes["batched"], arguments)
-    keys = jax.random.split(jax.random.key(0), notes["runs"][0]) if notes["batched"] else jax.random.key(0)
-    zeros = {n: jnp.zeros(s.shape, s.dtype) for n, s in example.items()}
-    compiled.probe(leaves, keys, zeros)
+    keys, zeros = compiled.start_on(leaves, example, tuple(notes["runs"]))
     expected = jax.eval_shape(compiled.init, leaves, keys, zeros)
     state, best_state = read_state(path, (expected, expected))
     return FitResult(

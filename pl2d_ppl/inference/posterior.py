@@ -16,7 +16,7 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as plain_trace
 from numpyro.primitives import Messenger
 
-from pl2d_ppl.checks.data import check_categories
+from pl2d_ppl.checks.declared import Given, check_declared
 from pl2d_ppl.engine.elimination import Conditional, eliminate, with_parents
 from pl2d_ppl.engine.enumeration import Dimensions, Enumerate, is_latent
 from pl2d_ppl.engine.factors import Factor, LatentSite, latent_site, site_factor
@@ -90,7 +90,7 @@ class _Inference:
             values = {name: a[i] for name, a in weights.items()}
             outputs = self._by_chunks(leaves, params, values, data, batch_size)
             if i == 0:
-                check_categories(data, {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in outputs.items()})
+                check_declared(self.model, Given("data", data, outputs=outputs))
             drawn, local, rest, facts = self.items(left_out, leaves, params, values, outputs, data, group)
             draws.append(drawn)
             likelihood.append(local)
@@ -327,7 +327,9 @@ class _Kept:
         for name, (table, branches) in self.conditionals.items():
             q |= {b: Named((*m.dims, b), jnp.stack([~m.data, m.data], -1).astype(float)) for b, m in branches.items()}
             q[name] = table._replace(data=jnp.exp(table.data))
-        return {name: self._marginal(site, [q[m] for m in with_parents([name], q)]) for name, site in self.sites.items()}
+        return {
+            name: self._marginal(site, [q[m] for m in with_parents([name], q)]) for name, site in self.sites.items()
+        }
 
     def _marginal(self, site: LatentSite, tables: Sequence[Named]) -> Array:
         present = {d for t in tables for d in t.dims}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,12 +11,14 @@ import numpy as np
 from jax import Array
 from numpyro.infer.svi import SVIState
 
+from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.inference.checkpoint import write_checkpoint
 from pl2d_ppl.inference.compiled import CompiledFit
 
 __all__ = ["FitResult", "Prediction"]
 
 LOSSES = ("loss", "validation_loss")
+DRAWS = 100  # of continuous latent sites, for predictions
 
 Status = Literal["started", "completed", "stopped_early", "interrupted"]
 
@@ -148,8 +150,8 @@ class FitResult:
 
     @property
     def guide(self) -> Callable:
-        """The guide; for a batch of runs, one guide for all, with bounds of shape (R, K)."""
-        return self.compiled.guide(self.leaves)
+        """The guide; for a batch of runs, one guide for all, with bounds that are PerRun where runs differ."""
+        return self.compiled.programs(self.leaves)[0]
 
     def run(self, index: int) -> "FitResult":
         """Return one run of a batch."""
@@ -168,7 +170,7 @@ class FitResult:
         )
 
     def outputs(
-        self, x: Any, *, batch_size: int = 4096, rng_key: Array | None = None, num_samples: int = 1
+        self, x: Any, *, batch_size: int = 4096, rng_key: Array | None = None, num_samples: int | None = None
     ) -> dict[str, np.ndarray]:
         """Return outputs of the trained networks: the deterministic sites, with networks in evaluation mode.
 
@@ -179,9 +181,10 @@ class FitResult:
         batch_size : int
             Items at a time.
         rng_key : Array, optional
-            Needed where network weights have a posterior. The outputs of every draw are kept.
-        num_samples : int
-            Number of draws of the weights.
+            Needed where outputs depend on continuous latent sites, such as network weights that have a posterior. The
+            outputs of every draw are kept.
+        num_samples : int, optional
+            Number of draws: by default 100 where outputs depend on draws, else 1. Where they do not, all are equal.
 
         Returns
         -------
@@ -191,18 +194,38 @@ class FitResult:
         Raises
         ------
         ValueError
-            If x is not of the form that the networks were trained on.
+            If x is not of the form that the networks were trained on, or outputs depend on draws and there is no key.
         """
+        draws = list(self._draws(x, None, rng_key, num_samples, batch_size))
+        repeated = draws * (num_samples or 1) if len(draws) == 1 else draws
+        axis = 1 if self.compiled.batched else 0
+        return {name: np.stack([d[name] for d in repeated], axis) for name in draws[0]}
+
+    def _draws(
+        self, x: Any, names: Sequence[str] | None, rng_key: Array | None, num_samples: int | None, batch_size: int
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Evaluate the networks once for each draw, or once if the outputs of these names depend on no draws."""
         x = self._check_inputs(x)
         for name, number in {"num_samples": num_samples, "batch_size": batch_size}.items():
-            if number < 1:
+            if number is not None and number < 1:
                 raise ValueError(f"Expected at least one as {name}, found {number}.")
-        keys = jax.random.split(jax.random.key(0) if rng_key is None else rng_key, num_samples)
-        axis = 1 if self.compiled.batched else 0
-        draws = [self._draw(x, key, batch_size, axis) for key in keys]
-        return {name: np.stack([d[name] for d in draws], axis) for name in draws[0]}
+        drawn = self.compiled.drawn_outputs(self.leaves, self.best_state, x)
+        drawn = drawn if names is None else drawn & set(names)
+        if not drawn:
+            yield self._draw(x, jax.random.key(0), batch_size)
+            return
+        if rng_key is None:
+            raise ValueError(
+                f"Expected an rng_key, since {', '.join(sorted(drawn))} depend on latent sites that are drawn, such as "
+                f"network weights with a prior, found none. Pass rng_key=jax.random.key(0), and num_samples for other "
+                f"than {DRAWS} draws."
+            )
+        check_key(rng_key)
+        for key in jax.random.split(rng_key, num_samples or DRAWS):
+            yield self._draw(x, key, batch_size)
 
-    def _draw(self, x: Array, key: Array, batch_size: int, axis: int) -> dict[str, np.ndarray]:
+    def _draw(self, x: Array, key: Array, batch_size: int) -> dict[str, np.ndarray]:
+        axis = 1 if self.compiled.batched else 0
         chunks = [
             self.compiled.outputs(self.leaves, self.best_state, key, {"x": x[i : i + batch_size]})
             for i in range(0, len(x), batch_size)
@@ -211,7 +234,7 @@ class FitResult:
         return {n: np.concatenate([np.asarray(c[n]) for c in chunks], axis) for n in per_item}
 
     def predict(
-        self, x: Any, *, rng_key: Array | None = None, num_samples: int = 1, batch_size: int = 4096
+        self, x: Any, *, rng_key: Array | None = None, num_samples: int | None = None, batch_size: int = 4096
     ) -> Prediction:
         """Predict who should decide, and the AI's probabilities.
 
@@ -225,8 +248,11 @@ class FitResult:
         ----------
         x : array, shape (N, ...)
             Inputs.
-        rng_key, num_samples : Array, int
-            Used where network weights have a posterior: probabilities are means over this many draws.
+        rng_key : Array, optional
+            Needed where gate or AI depend on continuous latent sites, such as network weights that have a posterior:
+            probabilities are then means over draws.
+        num_samples : int, optional
+            Number of these draws; by default 100.
         batch_size : int
             Items at a time.
 
@@ -238,17 +264,26 @@ class FitResult:
         Raises
         ------
         ValueError
-            If x does not have the form that the networks were trained on, or the program has no deterministic sites
-            ``gate_logits`` and ``ai_logits``.
+            If x does not have the form that the networks were trained on, the program has no deterministic sites
+            ``gate_logits`` and ``ai_logits``, or they depend on draws and there is no key.
         """
-        outputs = self.outputs(x, batch_size=batch_size, rng_key=rng_key, num_samples=num_samples)
-        missing = [n for n in ("gate_logits", "ai_logits") if n not in outputs]
-        if missing:
-            raise ValueError(f"Expected deterministic sites gate_logits and ai_logits, found no {missing}. Add them.")
-        draws = -3
-        return Prediction(
-            *(np.asarray(jax.nn.softmax(outputs[n], -1)).mean(draws) for n in ("gate_logits", "ai_logits"))
-        )
+        names = ("gate_logits", "ai_logits")
+        sums: dict[str, Any] = dict.fromkeys(names, 0.0)
+        number = 0
+        for draw in self._draws(x, names, rng_key, num_samples, batch_size):
+            missing = [n for n in names if n not in draw]
+            if missing:
+                raise ValueError(
+                    f"Expected deterministic sites gate_logits and ai_logits, found no {missing}. Add them."
+                )
+            sums = {n: sums[n] + np.asarray(jax.nn.softmax(draw[n], -1)) for n in names}
+            number += 1
+        return Prediction(*(sums[n] / number for n in names))
+
+    def __setstate__(self, fields: dict[str, Any]) -> None:
+        """Read a pickled fit: its programs are traced again."""
+        self.__dict__.update(fields)
+        self.compiled.start_on(self.leaves, self.example, self.state.rng_key.shape)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the fit to a folder, from which :func:`~pl2d_ppl.inference.load.load` reads it.

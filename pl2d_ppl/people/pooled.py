@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from numpyro.handlers import block, condition, seed, substitute, trace
 from numpyro.primitives import Messenger
 
+from pl2d_ppl.checks.declared import declared_checks, declares
 from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.checks.membership import check_membership
 from pl2d_ppl.checks.names import names_of
@@ -291,6 +292,7 @@ def _draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dic
 def _newcomers(model: Callable, steps: int, learning_rate: float) -> tuple:
     """Return the program of newcomers, its guide and optimizer; the same objects for the same program."""
 
+    @declares(*declared_checks(model))
     def newcomers(*args, shared: Mapping[str, Array], of_newcomers: Array, **kwargs) -> None:
         own = {**kwargs, "membership": of_newcomers, "num_items": None}  # a cluster may have no newcomers
         with block(hide_fn=lambda site: site["type"] in ("param", "mutable")):  # given, and not trained further

@@ -21,9 +21,9 @@ from pl2d_ppl.baselines.one_stage import one_stage
 from pl2d_ppl.baselines.two_stage import two_stage
 from pl2d_ppl.engine.guide_tools import no_guide
 from pl2d_ppl.engine.marginals import log_evidence, marginals
+from pl2d_ppl.engine.per_run import PerRun
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
-from pl2d_ppl.inference.compiled import PerRun
 from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import Frozen
 

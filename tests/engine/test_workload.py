@@ -143,7 +143,7 @@ def test_bounds_are_leaves_and_share_a_compilation(problem, model, data):
     guides = [workload(guide, "z", [0, 0, s], [1, 1, s]) for s in shares]
     singly = [multipliers(g) for g in guides]
     assert len(traced) == 1
-    batch = workload(guide, "z", [[0, 0, s] for s in shares], [[1, 1, s] for s in shares])
+    batch = jax.tree.map(lambda *bounds: jnp.stack(bounds), *guides)
     nu, mean = jax.vmap(multipliers)(batch)
     for i, share in enumerate(shares):
         np.testing.assert_allclose(singly[i][1][2], share, atol=1e-4)

@@ -18,7 +18,7 @@ from flax import nnx
 from numpyro.contrib.module import nnx_module
 from programs import ENUMERATE
 
-from pl2d_ppl import MLP, fit, load, workload
+from pl2d_ppl import MLP, PerRun, fit, load, workload
 from pl2d_ppl.io import written_whole
 from pl2d_ppl.networks import instantiate
 
@@ -72,7 +72,7 @@ def model_of(width=8):
 
 MODEL = model_of()
 SINGLE = workload(guide_of_z, "z", BOUNDS[0][0], BOUNDS[1][0], window=24)
-BATCHED = workload(guide_of_z, "z", *BOUNDS, window=24)
+BATCHED = workload(guide_of_z, "z", *map(PerRun, BOUNDS), window=24)
 KEYS = jax.random.split(KEY, 2)
 run = partial(fit, model=MODEL, data=DATA, optimizer=OPTIMIZER, batch_size=8, validation=VALIDATION, progress=False)
 CASES = {"single": (KEY, SINGLE), "batched": (KEYS, BATCHED)}

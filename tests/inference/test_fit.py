@@ -33,7 +33,7 @@ from numpyro.infer import SVI, TraceEnum_ELBO
 from oracles.prob_l2d import prob_l2d_closed_form
 from scipy.special import log_softmax, softmax
 
-from pl2d_ppl import MLP, ConvNet, EnumELBO, workload
+from pl2d_ppl import MLP, ConvNet, EnumELBO, PerRun, workload
 from pl2d_ppl.guides.exact import exact
 
 FREE = np.zeros(3), np.ones(3)
@@ -173,7 +173,9 @@ def test_every_epoch_shuffles_and_drops_what_does_not_fill_a_batch():
 def test_batched_runs_equal_single_runs(half):
     keys = jax.random.split(jax.random.key(7), 2)
     lower, upper = np.array([HALF[0], [0.2, 0, 0]]), np.array([HALF[1], [1, 0.1, 1]])
-    both = quiet(keys, MODEL, workload(GUIDE, "z", lower, upper), DATA, OPTIMIZER, epochs=4, batch_size=12)
+    both = quiet(
+        keys, MODEL, workload(GUIDE, "z", PerRun(lower), PerRun(upper)), DATA, OPTIMIZER, epochs=4, batch_size=12
+    )
     assert both.history["loss"].shape == (4, 2)
     assert both.history["z_mean"].shape == (4, 2, 3)
     for r in range(2):

@@ -8,7 +8,7 @@ import pytest
 from cases.compilations import programs
 from cases.fits import DATA, GUIDE, HALF, KEY, MODEL, OPTIMIZER, annotated_toy, quiet
 
-from pl2d_ppl import MLP, workload
+from pl2d_ppl import MLP, PerRun, workload
 from pl2d_ppl.baselines.naive_l2d import naive_l2d
 from pl2d_ppl.experiments.methods import build_method
 from pl2d_ppl.guides.exact import exact
@@ -63,9 +63,9 @@ REFUSED = {
     "validation with a label of C": ({"validation": edited("annotations", (3, 1), 3)}, "validation"),
     "too few bounds": ({"guide": workload(GUIDE, "z", [0, 0], [1, 1])}, "each of the 3 values.*found 2 and 2"),
     "a site that is not there": ({"guide": workload(GUIDE, "who", *HALF)}, "'who', found none.*'z'"),
-    "bounds of runs with one key": ({"guide": workload(GUIDE, "z", [HALF[0]] * 2, [HALF[1]] * 2)}, "random.split"),
+    "bounds of runs with one key": ({"guide": workload(GUIDE, "z", PerRun([HALF[0]] * 2), HALF[1])}, "random.split"),
     "bounds of more runs than keys": (
-        {"guide": workload(GUIDE, "z", [HALF[0]] * 3, [HALF[1]] * 3), "rng_key": jax.random.split(KEY, 2)},
+        {"guide": workload(GUIDE, "z", *(PerRun([h] * 3) for h in HALF)), "rng_key": jax.random.split(KEY, 2)},
         "Expected.*(3.*2|2.*3)",
     ),
     "gating too narrow": ({"model": wider(gating=2)}, r"networks with outputs.*gating.*\(12, 2\)"),
@@ -95,6 +95,12 @@ def test_bad_input_is_refused_before_compilation(compiled, case):
         ([-0.1, 0.0, 0.0], [1.0, 1.0, 1.0], "between 0 and 1"),
         ([0.0, 0.0, 0.0], [1.0, 1.0, np.nan], "between 0 and 1"),
         ([0.0, 0.0], [1.0, 1.0, 1.0], "same length"),
+        (PerRun([[0.0, 0.0]]), [1.0, 1.0, 1.0], "same length"),
+        (PerRun(np.zeros((2, 3))), PerRun(np.ones((3, 3))), "same length"),
+        (PerRun([[0.0, 0.0, 0.0], [0.6, 0.0, 0.0]]), [0.5, 1.0, 1.0], "lower <= upper.*position 0"),
+        ([[0.0, 0.0, 0.0]], [1.0, 1.0, 1.0], r"lower bounds of shape \(K,\), found \(1, 3\).*lower=PerRun"),
+        ([0.0, 0.0, 0.0], np.ones((2, 3)), r"upper bounds of shape \(K,\), found \(2, 3\).*upper=PerRun"),
+        (PerRun([0.0, 0.0, 0.0]), [1.0, 1.0, 1.0], r"shape \(R, K\), found PerRun of shape \(3,\)"),
     ],
 )
 def test_bounds_that_cannot_hold_are_refused(lower, upper, message):

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from numpyro.handlers import seed, trace
+from numpyro.contrib.module import nnx_module
+from numpyro.handlers import seed, substitute, trace
 
 from pl2d_ppl import MLP, ConvNet, Ensemble
-from pl2d_ppl.networks import evaluation, instantiate
+from pl2d_ppl.networks import apply_network, evaluation, instantiate
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 IMAGES = np.random.default_rng(1).standard_normal((6, 8, 8, 2)).astype(np.float32)
@@ -39,17 +40,50 @@ def test_two_factories_of_a_program_draw_differently():
     assert not np.array_equal(one[1], two[1])
 
 
-def test_a_factory_outside_of_a_seeded_program_is_refused():
-    with pytest.raises(ValueError, match="seeded program"):
-        trace(instantiate).get_trace(partial(MLP, 4, (), 3))
-
-
 class Regularised(nnx.Module):
     def __init__(self, *, rngs):
         self.norm, self.dropout = nnx.BatchNorm(4, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
 
     def __call__(self, x):
         return self.dropout(self.norm(x))
+
+
+class Raw(nnx.Module):
+    """It computes with its weight directly."""
+
+    def __init__(self, *, rngs):
+        self.weight = nnx.Param(rngs.normal((4, 3)))
+
+    def __call__(self, x):
+        return x @ self.weight
+
+
+UNSEEDED = {
+    "dense": (partial(MLP, 4, (5,), 3), X),
+    "ensemble": (partial(Ensemble, partial(MLP, 4, (), 3), 2), X),
+    "convolutional": (partial(ConvNet, 2, (4,), 3), IMAGES),
+    "regularised": (Regularised, X),
+    "raw": (Raw, X),
+}
+
+
+@pytest.mark.parametrize("case", UNSEEDED)
+@pytest.mark.parametrize("by_name", [True, False])
+def test_without_a_seed_a_program_needs_all_that_its_network_would_draw(case, by_name):
+    network, x = UNSEEDED[case]
+
+    def program(x):
+        return apply_network("net", network, x) if by_name else nnx_module("net", instantiate(network))(x)
+
+    with evaluation():
+        drawn = trace(seed(program, 0)).get_trace(x)
+        given = {name: site["value"] for name, site in drawn.items() if site["type"] in ("param", "mutable")}
+        np.testing.assert_array_equal(substitute(program, data=given)(x), seed(substitute(program, data=given), 1)(x))
+        for name in given:
+            less = {n: value for n, value in given.items() if n != name}
+            message = f"a seed.*for '{name[:3]}'" if by_name and name == "net$params" else "seed|__jax_array__"
+            with pytest.raises(ValueError, match=message):
+                substitute(program, data=less)(x)
 
 
 def test_evaluation_normalises_by_running_statistics_and_drops_nothing():

@@ -11,8 +11,8 @@ from cases.compilations import programs
 from numpyro.handlers import seed
 from programs import Table
 
+from pl2d_ppl.engine.per_run import PerRun
 from pl2d_ppl.guides.mean_field import mean_field
-from pl2d_ppl.inference.compiled import PerRun
 from pl2d_ppl.models.annotator_lda import annotator_lda
 
 

@@ -27,8 +27,9 @@ from numpyro.infer import TraceEnum_ELBO
 from programs import Table, tree_allclose
 
 from pl2d_ppl import EnumELBO, FitResult, load, to_datatree
+from pl2d_ppl.engine.per_run import PerRun
 from pl2d_ppl.guides.mean_field import mean_field
-from pl2d_ppl.inference.compiled import PerRun, compile_fit
+from pl2d_ppl.inference.compiled import compile_fit
 from pl2d_ppl.models.annotator_lda import annotator_lda
 
 

@@ -32,8 +32,9 @@ from scipy.special import softmax
 
 from pl2d_ppl import FitResult, to_datatree
 from pl2d_ppl.distributions.empirical import membership_draws
+from pl2d_ppl.engine.per_run import PerRun
 from pl2d_ppl.guides.exact import exact
-from pl2d_ppl.inference.compiled import PerRun, compile_fit
+from pl2d_ppl.inference.compiled import compile_fit
 from pl2d_ppl.networks import Frozen
 
 KEYS = jax.random.split(KEY, 2)
