@@ -331,7 +331,7 @@ def main() -> None:
     repeats = 10 if quick else 40
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, batch {BATCH}; medians of {repeats}")
     sizes = [(2, 100), (8, 3), (8, 100), (32, 10)]
-    e_steps(sizes[:2] if quick else sizes, repeats)
+    e_steps(sizes[:1] if quick else sizes, repeats)
     kinds = [("mlp", 2, 100), ("mlp", 8, 3), ("conv", 2, 100), ("conv", 8, 3)]
     whole_steps(kinds[:1] if quick else kinds, repeats)
     growth([2, 8] if quick else [2, 8, 32, 100], 100, repeats)
