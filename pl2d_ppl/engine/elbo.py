@@ -54,10 +54,8 @@ class ExactSite:
     def holds(self, site: dict, model: Callable, args: tuple, kwargs: dict, names: Sequence[str]) -> bool:
         """Whether a traced site still has its distribution, and the program and the discrete sites are the same."""
         ours, theirs = jax.tree.leaves((self.args, self.kwargs)), jax.tree.leaves((args, kwargs))
-        same = (
-            self.model is model and len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))
-        )
-        return same and unwrap(site["fn"])[0] is self.fn and set(names) <= set(self.sites)
+        same = len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))
+        return self.model is model and same and unwrap(site["fn"])[0] is self.fn and set(names) <= set(self.sites)
 
 
 class EnumELBO(ELBO):
@@ -277,11 +275,13 @@ def _check_support(msg: dict) -> None:
     known = not any(isinstance(a, jax.core.Tracer) for a in (support, own))
     if len(support) != len(own) or (known and not np.array_equal(np.ravel(support), np.ravel(own))):
         raise ValueError(
-            f"Expected a guide of site {msg['name']!r} over the values of the model's, {np.ravel(own)[:10]}, found one "
-            f"over {np.ravel(support)[:10]}. Give both the same distribution family and sizes."
-            if known
-            else f"Expected {len(own)} values in the guide of site {msg['name']!r}, as in the model, found {len(support)}."
+            f"Expected a guide of site {msg['name']!r} over the values of the model's site, {_told(own)}, found one "
+            f"over {_told(support)}. Give both the same distribution family and sizes."
         )
+
+
+def _told(support: Array) -> str:
+    return f"{len(support)} values" if isinstance(support, jax.core.Tracer) else str(np.ravel(support)[:10])
 
 
 def _factors(tr: Mapping[str, dict], dimensions: Dimensions) -> dict[str, Factor]:

@@ -212,7 +212,7 @@ class _State:
         return [f for f in self.factors if name in f.log_prob.dims]
 
     def _local(self, factor: Factor, site: LatentSite) -> Named:
-        """Log-probability of a factor in units of the site's weight, multiplied over plates inside those of the site."""
+        """Log-probability of a factor in units of the site's weight, summed over plates inside those of the site."""
         inner = [p for p in factor.plates if p not in site.plates]
         lp = factor.log_prob
         stranded = [d for d in lp.dims if d != site.name and self.homes.get(d, frozenset()).intersection(inner)]
