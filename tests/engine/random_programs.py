@@ -2,6 +2,7 @@
 
 import zlib
 from contextlib import ExitStack
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -163,7 +164,7 @@ def make_plate(program, plate):
     return numpyro.plate(plate.name, plate.full or plate.size, dim=program.explicit(plate.name), **subsample)
 
 
-def run(program, arrays):
+def run(program, /, **arrays):
     """Run the program."""
     found, infer = {}, {} if program.shared_infer else None
     used = {site.param for site in program.sites}
@@ -233,10 +234,11 @@ def build(program):
         shape = (plate.size,) + (1,) * (-program.dim(plate.name) - 1)
         arrays["weights"] = rng.choice(np.array([0.5, 1.0, 2.0, 3.0], np.float32), shape)
 
-    def model(**arrays):
-        run(program, arrays)
+    return _handled(program, partial(run, program)), arrays
 
-    return _handled(program, model), arrays
+
+def _in_parallel(site):
+    return {"enumerate": "parallel"}
 
 
 def _handled(program, model):
@@ -252,7 +254,7 @@ def _handled(program, model):
         case "scope":
             return handlers.scope(model, prefix="s")
         case "infer_config":
-            return handlers.infer_config(model, config_fn=lambda site: {"enumerate": "parallel"})
+            return handlers.infer_config(model, config_fn=_in_parallel)
         case "reparam":
             config = {REPARAMETRISED: LocScaleReparam(0.0)}
             given = {f"{REPARAMETRISED}_decentered": jnp.float32(0.7)}

@@ -1,6 +1,6 @@
 """Descriptions of random programs: what is printed when a program fails, and what Hypothesis makes smaller."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 VALUES = {
     "categorical": 3,
@@ -18,8 +18,20 @@ FACTORS = ("factor",)
 VECTORS = ("categorical", "categorical_logits")  # whose parameter is a vector
 
 
-@dataclass(frozen=True)
-class Plate:
+class Short:
+    """Shows only the fields that are not as by default."""
+
+    def __repr__(self):
+        shown = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.default is MISSING or value != field.default:
+                shown.append(repr(value) if field.default is MISSING else f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Plate(Short):
     """A plate, in `outer` if there is one; its items are a subsample of `full` where that is given."""
 
     name: str
@@ -28,8 +40,8 @@ class Plate:
     full: int | None = None
 
 
-@dataclass(frozen=True)
-class Site:
+@dataclass(frozen=True, repr=False)
+class Site(Short):
     """A sample site in its innermost plate, and how its parents' values enter.
 
     `use` is "table" (`table[z]`), "vindex" (`Vindex(table)[..., z, :]` with a table an element), "arithmetic"
@@ -53,8 +65,8 @@ class Site:
     deterministic: bool = False
 
 
-@dataclass(frozen=True)
-class Program:
+@dataclass(frozen=True, repr=False)
+class Program(Short):
     """A program: plates, sites in program order, and a handler around it.
 
     `dims` is "auto", "left" (explicit, outer plates to the left), "gap" (the same, with a dimension unused) or "mixed"

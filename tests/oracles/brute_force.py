@@ -71,8 +71,7 @@ class BruteForce:
         self.model, self.params = model, {} if params is None else params
         with jax.enable_x64(True), validation_enabled(is_validate=False):
             self.args, self.kwargs = _double((tuple(args), kwargs or {}))
-            names, sites = self._trace(_double(self.params))
-            latents = [_latent(sites[name]) for name in names if name in sites]
+            latents = self._latents()
         # sorted() is stable: the outermost plates first, ties in program order
         self.latents = sorted(latents, key=lambda latent: latent.depth)
         self.named = {latent.name: latent for latent in self.latents}
@@ -84,6 +83,18 @@ class BruteForce:
         self._densities = jax.jit(jax.vmap(self._density, (None, 0)))
         self._solved = None
 
+    def _latents(self):
+        """Latent sites in program order; the trace is compiled as a whole, which is faster than operation by operation."""
+        described = {}
+
+        def look():
+            names, sites = self._trace(_double(self.params))
+            described.update({name: _describe(sites[name]) for name in names if name in sites})
+            return {name: (support, scale) for name, (support, scale, _) in described.items()}
+
+        arrays = jax.jit(look)()
+        return [_latent(name, *arrays[name], *about) for name, (_, _, about) in described.items()]
+
     def _trace(self, params, values=None):
         assign = Assign(substitute(self.model, data=params), values)
         sites = trace(seed(assign, 0)).get_trace(*self.args, **self.kwargs)
@@ -91,17 +102,18 @@ class BruteForce:
 
     def _density(self, params, assignment):
         """Scaled log density of the program at one assignment: one number of a node for each element."""
-        values, start = {}, 0
+        values, indices, start = {}, {}, 0
         for latent in self.latents:
             index = assignment[start : start + latent.size]
             flat = jnp.asarray(latent.nodes).reshape((len(latent.nodes), latent.size, -1))
             value = flat[index, jnp.arange(latent.size)]
             values[latent.name] = value.reshape(latent.nodes.shape[1:])
+            indices[latent.name] = index
             start += latent.size
         total = jnp.zeros(())
         for name, site in self._trace(params, values)[1].items():
             if site["type"] == "sample":
-                total += jnp.sum(_log_prob(site, self.named.get(name)))
+                total += jnp.sum(_log_prob(site, self.named.get(name), indices.get(name)))
         return total
 
     def log_densities(self, params=None):
@@ -202,30 +214,39 @@ def _double(tree):
     return jax.tree.map(convert, tree)
 
 
-def _log_prob(site, latent):
+def _log_prob(site, latent, index):
     """Scaled log-probabilities of a site's elements; an element of a latent that is masked is uniform."""
     fn, value = site["fn"], site["value"]
-    log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
     if latent is not None and latent.discrete:
-        # Whatever holds the mask, only a masked element has all log-probabilities zero.
         of_all = jax.vmap(fn.log_prob)(jnp.asarray(latent.nodes))
-        log_prob = jnp.where(jnp.all(of_all == 0, axis=0), -math.log(len(latent.nodes)), log_prob)
+        # Whatever holds the mask, only a masked element has all log-probabilities zero.
+        of_all = jnp.where(jnp.all(of_all == 0, axis=0), -math.log(len(latent.nodes)), of_all)
+        log_prob = jnp.take_along_axis(of_all, index.reshape(1, *latent.batch), axis=0)[0]
+    else:
+        log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
     return log_prob if site["scale"] is None else log_prob * site["scale"]
 
 
-def _latent(site):
-    """What the oracle must know of a latent site."""
-    fn, name = site["fn"], site["name"]
-    batch = tuple(fn.batch_shape)
-    scale = np.broadcast_to(np.asarray(1.0 if site["scale"] is None else site["scale"], float), batch)
+def _describe(site):
+    """Support (None for a Dirichlet) and scale of a latent site, and what else the oracle must know of it."""
+    fn, batch, support = site["fn"], tuple(site["fn"].batch_shape), None
+    scale = jnp.broadcast_to(jnp.asarray(1.0 if site["scale"] is None else site["scale"], float), batch)
     if fn.has_enumerate_support and not fn.event_shape:
-        values = np.asarray(fn.enumerate_support(expand=False)).reshape((-1,) + (1,) * len(batch))
-        nodes, weights = np.broadcast_to(values, (len(values), *batch)), np.zeros(len(values))
-    elif fn.support is dist.constraints.simplex and fn.event_shape == (2,):
+        support = jnp.asarray(fn.enumerate_support(expand=False)).reshape(-1)
+    elif fn.support is not dist.constraints.simplex or fn.event_shape != (2,):
+        raise NotImplementedError(f"site {site['name']}: neither discrete and finite nor a Dirichlet of two components")
+    return support, scale, (batch, len(site["cond_indep_stack"]))
+
+
+def _latent(name, support, scale, batch, depth):
+    """What the oracle must know of a latent site."""
+    if support is None:
         points, weights = np.polynomial.legendre.leggauss(NODES)
         points, weights = (points + 1) / 2, np.log(weights / 2)
         values = np.stack([points, 1 - points], -1).reshape(NODES, *(1 for _ in batch), 2)
         nodes = np.broadcast_to(values, (NODES, *batch, 2))
     else:
-        raise NotImplementedError(f"site {name}: neither discrete and finite nor a Dirichlet over two components")
-    return Latent(name, nodes, weights, batch, scale, len(site["cond_indep_stack"]), bool(fn.has_enumerate_support))
+        values = np.asarray(support)
+        nodes = np.broadcast_to(values.reshape(-1, *(1 for _ in batch)), (len(values), *batch))
+        weights = np.zeros(len(values))
+    return Latent(name, nodes, weights, batch, np.asarray(scale), depth, support is not None)
