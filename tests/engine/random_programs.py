@@ -234,6 +234,7 @@ def build(program):
         shape = (plate.size,) + (1,) * (-program.dim(plate.name) - 1)
         arrays["weights"] = rng.choice(np.array([0.5, 1.0, 2.0, 3.0], np.float32), shape)
 
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
     return _handled(program, partial(run, program)), arrays
 
 

@@ -202,14 +202,18 @@ class BruteForce:
 
 
 def _double(tree):
-    """Arrays of floating-point numbers as JAX's arrays in float64; all else as it is.
+    """Arrays of numbers as JAX's arrays of 64 bits; all else as it is.
 
-    NumPy's arrays of float64 in a program that also runs in float32 would confuse JAX's cache of compiled functions.
+    NumPy's arrays of float64 in a program that also runs in float32 would confuse JAX's cache of compiled functions, and
+    functions of an int32 are float32.
     """
 
     def convert(leaf):
-        floating = isinstance(leaf, np.ndarray | jax.Array) and np.issubdtype(leaf.dtype, np.floating)
-        return jnp.asarray(leaf, jnp.float64) if floating else leaf
+        if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
+            return leaf
+        if np.issubdtype(leaf.dtype, np.floating):
+            return jnp.asarray(leaf, jnp.float64)
+        return jnp.asarray(leaf, jnp.int64) if np.issubdtype(leaf.dtype, np.integer) else leaf
 
     return jax.tree.map(convert, tree)
 
@@ -246,7 +250,7 @@ def _latent(name, support, scale, batch, depth):
         values = np.stack([points, 1 - points], -1).reshape(NODES, *(1 for _ in batch), 2)
         nodes = np.broadcast_to(values, (NODES, *batch, 2))
     else:
-        values = np.asarray(support)
+        values = np.asarray(support).astype(np.int64)
         nodes = np.broadcast_to(values.reshape(-1, *(1 for _ in batch)), (len(values), *batch))
         weights = np.zeros(len(values))
     return Latent(name, nodes, weights, batch, np.asarray(scale), depth, support is not None)
