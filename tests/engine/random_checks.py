@@ -1,9 +1,9 @@
 """Checks of the engine's public functions on one random program, against the oracle by brute force.
 
-Numbers in float32 are compared within `TOLERANCE`, relative to 1 + their size. A log density here is a sum of at most some
-hundred terms, each with a relative error of some 1e-6 where it takes a log-gamma function, and 1e-7 elsewhere: 2e-4 is
-some ten times the worst error that is honest. Tables have two decimals, so that an error of meaning, as a factor that is
-left out or a scale that is not applied, is 1e-2 or more.
+Numbers in float32 are compared within `TOLERANCE`, relative to 1 + their size. A log density here is a sum of at most
+some hundred terms, each with a relative error of some 1e-6 where it takes a log-gamma function, and 1e-7 elsewhere:
+2e-4 is some ten times the worst error that is honest. Tables have two decimals, so that an error of meaning, as a
+factor that is left out or a scale that is not applied, is 1e-2 or more.
 """
 
 import pickle

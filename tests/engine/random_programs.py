@@ -11,8 +11,8 @@ import numpyro
 import numpyro.distributions as dist
 from engine.random_specs import PLAIN_MASKS, VECTORS, first, values
 from numpyro import handlers
-from numpyro.ops.indexing import Vindex
 from numpyro.infer.reparam import LocScaleReparam
+from numpyro.ops.indexing import Vindex
 
 PARAMS = {"theta": 0.3, "rate": 1.3}  # `rate` is positive
 SHIFT = np.array([-0.5, 0.8], np.float32)  # between the elements of a vector that is observed

@@ -24,7 +24,6 @@ def plates(draw):
     return tuple(made)
 
 
-
 @st.composite
 def site(draw, program, number, left):
     """A site that is valid after those of the program; latent if its assignments are within what is left."""

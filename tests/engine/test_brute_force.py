@@ -9,7 +9,7 @@ import pytest
 from engine.random_checks import Case
 from engine.random_specs import Plate, Program, Site
 from numpyro import handlers
-from numpyro.contrib.funsor import config_enumerate, log_density
+from numpyro.contrib.funsor import config_enumerate, enum, log_density
 from oracles.brute_force import BruteForce
 from scipy.special import betaln, logsumexp
 
@@ -17,11 +17,11 @@ X = np.array([0.5, 1.2, -0.3], np.float32)
 LOG_PRIOR = np.log([0.3, 0.7])
 
 
-def mixture(x, latent=1.0, observed=1.0, full=3, mask=None):
+def mixture(x, latent=1.0, observed=1.0, full=3, mask=True, seen=True):
     with numpyro.plate("N", full, subsample_size=3):
-        with handlers.scale(scale=latent), handlers.mask(mask=True if mask is None else mask):
+        with handlers.scale(scale=latent), handlers.mask(mask=mask):
             z = numpyro.sample("z", dist.Categorical(probs=jnp.array([0.3, 0.7])))
-        with handlers.scale(scale=observed):
+        with handlers.scale(scale=observed), handlers.mask(mask=seen):
             numpyro.sample("x", dist.Normal(z * 1.0, 1.0), obs=x)
 
 
@@ -60,8 +60,8 @@ def test_the_evidence_with_two_scales_is_the_greatest_elbo():
 
 
 def test_a_masked_latent_is_uniform_and_adds_nothing_to_the_evidence():
-    mask, observed = np.array([True, False, True]), np.array([1.0, 0.0, 1.0], np.float32)
-    oracle = BruteForce(mixture, kwargs={"x": X, "mask": mask, "observed": observed})
+    mask = np.array([True, False, True])
+    oracle = BruteForce(mixture, kwargs={"x": X, "mask": mask, "seen": mask})
     assert oracle.evidence == pytest.approx(logsumexp(log_joint(), -1)[mask].sum(), rel=1e-7)
     np.testing.assert_allclose(oracle.marginal("z")[1], 0.5)
     uniform = BruteForce(mixture, kwargs={"x": X, "mask": False})
@@ -99,7 +99,6 @@ def test_generated_programs_have_the_evidence_of_numpyros_enumeration(dims, use)
         Site("x4", "poisson", "P0", ("z1",), use, observed=True, param="rate"),
     )
     case = Case(Program(plates, sites, dims=dims, seed=1))
-    model = handlers.seed(config_enumerate(handlers.substitute(case.model, data=case.params)), 0)
-    with handlers.substitute(data=case.params):
-        found, _ = log_density(model, (), jax.tree.map(jnp.asarray, case.kwargs), {})
+    model = enum(config_enumerate(handlers.seed(case.model, 0)), first_available_dim=-4)
+    found, _ = log_density(model, (), jax.tree.map(jnp.asarray, case.kwargs), case.params)
     assert float(found) == pytest.approx(case.oracle.evidence, rel=1e-5)

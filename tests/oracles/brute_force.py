@@ -84,7 +84,7 @@ class BruteForce:
         self._solved = None
 
     def _latents(self):
-        """Latent sites in program order; the trace is compiled as a whole, which is faster than operation by operation."""
+        """Latent sites in program order; compiling the whole trace is faster than an operation after the other."""
         described = {}
 
         def look():
@@ -204,8 +204,8 @@ class BruteForce:
 def _double(tree):
     """Arrays of numbers as JAX's arrays of 64 bits; all else as it is.
 
-    NumPy's arrays of float64 in a program that also runs in float32 would confuse JAX's cache of compiled functions, and
-    functions of an int32 are float32.
+    NumPy's arrays of float64 in a program that also runs in float32 would confuse JAX's cache of compiled functions,
+    and functions of an int32 are float32.
     """
 
     def convert(leaf):
