@@ -46,8 +46,8 @@ class Site(Short):
 
     `use` is "table" (`table[z]`), "vindex" (`Vindex(table)[..., z, :]` with a table an element), "arithmetic"
     (`z * a + b`) or "simplex" (the parent is a Dirichlet). `mask` is "true", "false", "array", "false array" or the
-    name of a parent: only the elements whose number in the innermost plate is the parent's value count. `scale` is "float",
-    "array" (an element) or "traced". `param` is the `numpyro.param` that enters.
+    name of a parent: only the elements whose number in the innermost plate is the parent's value count. `scale` is
+    "float", "array" (an element) or "traced". `param` is the `numpyro.param` that enters.
     """
 
     name: str

@@ -93,7 +93,7 @@ def test_generated_programs_have_the_evidence_of_numpyros_enumeration(dims, use)
     plates = (Plate("P0", 2), Plate("P1", 2, outer="P0"))
     sites = (
         Site("z0", "categorical"),
-        Site("z1", "geometric", "P0", ("z0",), use),
+        Site("z1", "binomial", "P0", ("z0",), use),  # NumPyro's enumeration is wrong for supports that start at 1
         Site("z2", "ordered_logistic", "P1", ("z1", "z0"), use, param="theta"),
         Site("x3", "normal_vector", "P1", ("z2", "z1"), use, observed=True, mask="array"),
         Site("x4", "poisson", "P0", ("z1",), use, observed=True, param="rate"),
