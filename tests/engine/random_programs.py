@@ -166,6 +166,7 @@ def make_plate(program, plate):
 
 def run(program, /, **arrays):
     """Run the program."""
+    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}  # NumPy's take no traced index
     found, infer = {}, {} if program.shared_infer else None
     used = {site.param for site in program.sites}
     params = {}

@@ -106,7 +106,8 @@ def surroundings(draw, program):
     hidden = [made.name for made in program.sites if made.observed and not made.obs_mask and made.kind != "factor"]
     hidden += [f"{made.name}_twice" for made in program.sites if made.deterministic]
     choices = [None] * 8
-    choices += [(name, draw(st.sampled_from(latent)).name) for name in ("condition", "do", "substitute")]
+    if latent:
+        choices += [(name, draw(st.sampled_from(latent)).name) for name in ("condition", "do", "substitute")]
     choices += [("block", draw(st.sampled_from(hidden)))] if hidden else []
     choices += [("scope", ""), ("infer_config", ""), ("reparam", "")]
     handler = draw(st.sampled_from(choices))
