@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpyro.distributions import Distribution
+from numpyro.handlers import block, seed, trace
 from numpyro.primitives import Messenger
 
 from pl2d_ppl.engine._numpyro import given_masks, unwrap
@@ -79,8 +80,8 @@ class Enumerate(Messenger):
         """Look at the message after every other handler of the program."""
         if msg["type"] == "control_flow":
             raise ValueError(
-                "Expected a program without control flow, found a scan. The engine does not look into its body: "
-                "write the loop out, or put the sites into a plate."
+                f"Expected a program without control flow, found a scan over sites {_sites_of_scan(msg)}. The engine does "
+                "not look into its body: write the loop out, or put the sites into a plate."
             )
         for frame in msg.get("cond_indep_stack", ()):
             self._check_plate(frame)
@@ -113,6 +114,14 @@ class Enumerate(Messenger):
         rank = 0 if msg["value"] is None else jnp.ndim(msg["value"]) - msg["fn"].event_dim
         if rank > self.dimensions.depth and self.dimensions.site_at(-rank) is None:
             raise TooDeep(rank)
+
+
+def _sites_of_scan(msg: dict) -> list[str]:
+    """Names of the sample sites in the body of a scan, from one step."""
+    body, carry, xs = msg["args"][:3]
+    with block(), trace() as tr, seed(rng_seed=0):
+        body(carry, jax.tree.map(lambda a: a[0], xs))
+    return [name for name, site in tr.items() if site["type"] == "sample"]
 
 
 def is_latent(site: dict) -> bool:

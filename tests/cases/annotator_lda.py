@@ -12,7 +12,7 @@ from programs import table
 from scipy.special import gammaln, log_softmax
 
 from pl2d_ppl import MLP, Ensemble, EnumELBO, fit
-from pl2d_ppl.engine.factors import concentration_of
+from pl2d_ppl.engine.dirichlet import concentration_of
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.annotator_lda import annotator_lda
 

@@ -107,7 +107,9 @@ def says(model, guide, order, data):
     own = jax.nn.softmax(tr[first]["fn"].logits)[:, 0]
     if not others:
         return sum(terms.values()), own, None
-    given = jax.nn.softmax(tr[others[0]]["fn"].logits)[:, :, 0]  # values of the first, items, values
+    given = jax.nn.softmax(tr[others[0]]["fn"].logits)
+    shape = own.shape[1], *[1] * (given.ndim - 4), len(own), 1, given.shape[-1]  # values of the first, items, values
+    given = jnp.broadcast_to(given, shape).reshape(own.shape[1], len(own), -1)
     return sum(terms.values()), own, jnp.einsum("na,anb->nab" if first == "v" else "na,anb->nba", own, given)
 
 

@@ -159,8 +159,18 @@ def test_slack_bounds_leave_q_unchanged(logits, slack):
     np.testing.assert_allclose(found.mean, mean, atol=1e-5)
 
 
+def test_a_value_that_cannot_occur_stays_so():
+    log_q = log_floor(jnp.array([[0.0, -jnp.inf, -1.0], [0.0, -1e30, -2.0]]))
+    assert np.all(np.isneginf(log_q[:, 1]))
+    found = project(log_q, jnp.array([0.0, 0.0, 0.5]), jnp.array([1.0, 1.0, 0.5]))
+    np.testing.assert_allclose(found.mean, [0.5, 0.0, 0.5], atol=1e-5)
+    missed = project(log_q, jnp.array([0.0, 0.3, 0.0]), jnp.ones(3))
+    np.testing.assert_allclose(missed.violation, 0.3, atol=1e-5)
+    assert np.all(np.isfinite(missed.multipliers))
+
+
 def test_floor_makes_every_bound_feasible():
-    log_q = log_floor(jnp.array([[0.0, -jnp.inf, -jnp.inf], [0.0, -300.0, -jnp.inf]]))
+    log_q = log_floor(jnp.array([[0.0, -400.0, -500.0], [0.0, -300.0, -1e5]]))
     assert np.all(np.isfinite(log_q))
     found = project(log_q, jnp.array([0.0, 0.3, 0.3]), jnp.array([0.4, 1.0, 1.0]))
     assert found.violation <= 1e-4

@@ -84,7 +84,7 @@ def test_posterior_as_a_tree(form):
         result = batched().run(0)
     else:
         data = {"x": data["x"], "counts": counts_of(data["votes"], 3)}
-        compiled, leaves = compile_fit(MODEL, GUIDE, OPTIMIZER, False, 2, {"alpha": ALPHAS[0]})
+        compiled, leaves = compile_fit(MODEL, GUIDE, OPTIMIZER, False, {"alpha": ALPHAS[0]})
         arrays = {name: jnp.asarray(a) for name, a in data.items()}
         result = FitResult.start(compiled, leaves, compiled.init(leaves, KEY, arrays), arrays)  # of no epochs
     tree = to_datatree(KEY, result, data, num_samples=2000)
