@@ -7,8 +7,9 @@ import numpyro
 
 from pl2d_ppl.engine.elbo import ExactSite
 from pl2d_ppl.engine.elimination import eliminate
-from pl2d_ppl.engine.guide_tools import context_of, logits_at, over_values, prepare
+from pl2d_ppl.engine.guide_tools import DerivedGuide, context_of, enumerated, logits_at, over_values
 from pl2d_ppl.engine.marginals import require_discrete, require_sites
+from pl2d_ppl.engine.program import Program
 
 __all__ = ["exact"]
 
@@ -34,24 +35,21 @@ def exact(model: Callable, sites: Sequence[str] | None = None, *, continuous: Ca
     callable
         A guide that takes the model's arguments. With it the ELBO is the log evidence.
     """
+    names = None if sites is None else tuple(sites)
+    return DerivedGuide(_sample, model, continuous, sites=names)
 
-    def guide(*args: Any, **kwargs: Any) -> None:
-        program = prepare(model, args, kwargs, continuous)
-        latents = require_discrete(program.latents)
-        names = list(latents) if sites is None else list(sites)
-        require_sites(names, latents)
-        names = sorted(names, key=lambda name: len(latents[name].long_plates))
-        left = {n: s for n, s in latents.items() if n not in names}
-        inner = eliminate(program.factors, left)
-        kept = {n: latents[n] for n in names}
-        conditionals = eliminate(inner.factors, kept, order=names[::-1]).conditionals
-        mark = ExactSite(model, args, kwargs, tuple(names))
-        drawn: dict[str, Any] = {}
-        for name in names:
-            with context_of(program, latents[name]):
-                factor = over_values(logits_at(conditionals[name], latents[name], latents, drawn), latents[name])
-                infer = {"enumerate": "parallel", "exact": mark.of(factor)}
-                drawn[name] = numpyro.sample(name, factor, infer=infer)
 
-    guide.continuous = continuous  # type: ignore[attr-defined]
-    return guide
+def _sample(model: Callable, program: Program, args: tuple, kwargs: dict, sites: tuple[str, ...] | None) -> None:
+    latents = require_discrete(program.latents)
+    require_sites(latents if sites is None else sites, latents)
+    names = sorted(latents if sites is None else sites, key=lambda name: len(latents[name].long_plates))
+    inner = eliminate(program.factors, {n: s for n, s in latents.items() if n not in names})
+    conditionals = eliminate(inner.factors, {n: latents[n] for n in names}, order=names[::-1]).conditionals
+    mark = ExactSite(model, args, kwargs, tuple(names))
+    drawn: dict[str, Any] = {}
+    for name in names:
+        site = latents[name]
+        with context_of(program, site):
+            factor = over_values(logits_at(conditionals[name], site, latents, drawn), site)
+            infer = {**enumerated(site), "exact": mark.of(factor)}
+            drawn[name] = numpyro.sample(name, factor, infer=infer)

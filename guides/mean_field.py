@@ -7,7 +7,8 @@ import numpyro
 import numpyro.distributions as dist
 
 from pl2d_ppl.engine.coordinate_ascent import coordinate_ascent
-from pl2d_ppl.engine.guide_tools import context_of, over_values, prepare
+from pl2d_ppl.engine.guide_tools import DerivedGuide, context_of, enumerated, over_values
+from pl2d_ppl.engine.program import Program
 from pl2d_ppl.engine.shared_dirichlet import SharedDirichlet, shared_dirichlets
 
 __all__ = ["mean_field"]
@@ -56,29 +57,44 @@ def mean_field(
     callable
         A guide that takes the model's arguments.
     """
-    steps = SharedDirichlet(delay, forgetting)
+    return DerivedGuide(
+        _sample,
+        model,
+        continuous,
+        sites=None if sites is None else tuple(sites),
+        start=tuple((start or {}).items()),
+        steps=SharedDirichlet(delay, forgetting),
+        tolerance=tolerance,
+        max_sweeps=max_sweeps,
+    )
 
-    def guide(*args: Any, **kwargs: Any) -> None:
-        program = prepare(model, args, kwargs, continuous)
-        shared = {n: steps.state(program.latents[n], start) for n in shared_dirichlets(program, sites)}
-        given = {**(start or {}), **{name: state["concentration"] for name, state in shared.items()}}
-        q = coordinate_ascent(
-            program,
-            sites,
-            rng_key=numpyro.prng_key(),
-            start=given,
-            fixed=list(shared),
-            tolerance=tolerance,
-            max_sweeps=max_sweeps,
-        )
-        for name, site in q.latents.items():
-            with context_of(program, site):
-                if site.kind == "dirichlet":
-                    known = q.concentrations[name]
-                    rho = steps.step(program, q, name, shared[name]) if name in shared else known
-                    numpyro.sample(name, dist.Dirichlet(rho), infer={"log_mean": True})
-                else:
-                    numpyro.sample(name, over_values(q.log_probs[name], site), infer={"enumerate": "parallel"})
 
-    guide.continuous = continuous  # type: ignore[attr-defined]
-    return guide
+def _sample(
+    model: Callable,
+    program: Program,
+    args: tuple,
+    kwargs: dict,
+    sites: tuple[str, ...] | None,
+    start: tuple[tuple[str, Any], ...],
+    steps: SharedDirichlet,
+    tolerance: float,
+    max_sweeps: int,
+) -> None:
+    shared = {n: steps.state(program.latents[n], dict(start)) for n in shared_dirichlets(program, sites)}
+    q = coordinate_ascent(
+        program,
+        sites,
+        rng_key=numpyro.prng_key(),
+        start={**dict(start), **{name: state["concentration"] for name, state in shared.items()}},
+        fixed=list(shared),
+        tolerance=tolerance,
+        max_sweeps=max_sweeps,
+    )
+    for name, site in q.latents.items():
+        with context_of(program, site):
+            if site.kind == "discrete":
+                numpyro.sample(name, over_values(q.log_probs[name], site), infer=enumerated(site))
+            else:
+                known = q.concentrations[name]
+                rho = steps.step(program, q, name, shared[name]) if name in shared else known
+                numpyro.sample(name, dist.Dirichlet(rho), infer={"log_mean": True})

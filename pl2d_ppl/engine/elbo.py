@@ -204,8 +204,7 @@ def _terms(
 ) -> Terms:
     """Contributions to the ELBO by site."""
     model_factors, guide_factors = (_factors(tr, dimensions) for tr in (model_trace, guide_trace))
-    summed_out = exact.names(model_trace, guide_trace)
-    for name in summed_out:
+    for name in _unneeded(exact.names(model_trace, guide_trace), guide_factors):
         del guide_factors[name]
     q = {
         name: guide_factors[name].log_prob._replace(data=jnp.exp(guide_factors[name].log_prob.data))
@@ -224,6 +223,16 @@ def _terms(
     for name, factor in guide_factors.items():
         terms[f"q({name})"] = -expectation(factor, q, keep)
     return terms
+
+
+def _unneeded(names: Sequence[str], factors: Mapping[str, Factor]) -> set[str]:
+    """Those of some sites on which none of the others depends."""
+    unneeded = set(names)
+    while True:
+        needed = {v for name, f in factors.items() if name not in unneeded for v in f.variables}
+        if not needed & unneeded:
+            return unneeded
+        unneeded -= needed
 
 
 def _check_plates_equal(modelled: LatentSite, guided: LatentSite) -> None:

@@ -80,8 +80,8 @@ class Enumerate(Messenger):
         """Look at the message after every other handler of the program."""
         if msg["type"] == "control_flow":
             raise ValueError(
-                f"Expected a program without control flow, found a scan over sites {_sites_of_scan(msg)}. The engine does "
-                "not look into its body: write the loop out, or put the sites into a plate."
+                f"Expected a program without control flow, found a scan over sites {_sites_of_scan(msg)}. The "
+                "engine does not look into its body: write the loop out, or put the sites into a plate."
             )
         for frame in msg.get("cond_indep_stack", ()):
             self._check_plate(frame)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpyro
 from jax import Array
 from numpyro.distributions import Distribution
-from numpyro.handlers import mask, scale, substitute
+from numpyro.handlers import scale, substitute
 from numpyro.handlers import trace as plain_trace
 
 from pl2d_ppl.distributions.finite import over_support
@@ -16,8 +18,42 @@ from pl2d_ppl.engine.enumeration import is_latent
 from pl2d_ppl.engine.factors import LatentSite
 from pl2d_ppl.engine.named import Named
 from pl2d_ppl.engine.program import Program, read_program
+from pl2d_ppl.engine.program_key import ProgramKey
 
-__all__ = ["context_of", "logits_at", "no_guide", "over_values", "prepare"]
+__all__ = ["DerivedGuide", "context_of", "enumerated", "logits_at", "no_guide", "over_values", "prepare"]
+
+
+class DerivedGuide:
+    """A guide that is derived from a program; it pickles, and equals another one of equal programs and options.
+
+    Parameters
+    ----------
+    run : callable
+        Takes the guide's options by name, then ``args`` and ``kwargs``, the arguments of the program.
+    model : callable
+        The program.
+    continuous : callable, optional
+        A guide of the program's continuous sites.
+    **options
+        Everything else.
+    """
+
+    def __init__(self, run: Callable, model: Callable, continuous: Callable | None, **options: Any):
+        self.run, self.model, self.continuous, self.options = run, model, continuous, options
+        self._key = ProgramKey(partial(run, model, continuous, **options))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Run the guide."""
+        self.run(self.model, prepare(self.model, args, kwargs, self.continuous), args, kwargs, **self.options)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DerivedGuide) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"{self.run.__module__.rpartition('.')[2]}({getattr(self.model, '__name__', self.model)!s})"
 
 
 def no_guide(*args, **kwargs) -> None:
@@ -36,7 +72,7 @@ def prepare(model: Callable, args: tuple, kwargs: dict, continuous: Callable | N
 
 @contextmanager
 def context_of(program: Program, site: LatentSite) -> Iterator[None]:
-    """Enter the plates of a site, with the indices that the model drew, its mask, and its weight."""
+    """Enter the plates of a site, with the indices that the model drew, and its weight."""
     sampled = 1.0
     with ExitStack() as stack:
         for name in site.plates:
@@ -47,8 +83,6 @@ def context_of(program: Program, site: LatentSite) -> Iterator[None]:
                 context = numpyro.plate(name, plate.size, subsample_size=plate.subsample_size, dim=plate.dim)
             stack.enter_context(context)
             sampled *= plate.size / plate.subsample_size
-        if site.mask is not None:
-            stack.enter_context(mask(mask=site.mask))
         if not (isinstance(site.scale.data, float | int) and site.scale.data == sampled):
             stack.enter_context(scale(scale=site.weight / sampled))
         yield
@@ -90,6 +124,11 @@ def logits_at(
 
     sizes = conditional.log_prob.sizes | {d: n for m in conditional.branches.values() for d, n in m.sizes.items()}
     return at(conditional.log_prob, (site.name,))
+
+
+def enumerated(site: LatentSite) -> dict:
+    """Return the ``infer`` of a guide's site; elements that the model masks do not count in a workload."""
+    return {"enumerate": "parallel"} | ({} if site.mask is None else {"counted": site.mask})
 
 
 def over_values(logits: Array, site: LatentSite) -> Distribution:

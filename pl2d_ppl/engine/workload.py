@@ -136,7 +136,7 @@ class workload(SiteHandler):
         log_q = log_floor(jnp.broadcast_to(log_q, (*msg["fn"].batch_shape, log_q.shape[-1])))
         self._check_site(msg, log_q)
         counted = jnp.ones(log_q.shape[:-1], log_q.dtype)
-        for mask in masks:
+        for mask in [*masks, msg["infer"].get("counted", True)]:
             counted = counted * mask
         return log_q, counted, None if is_positions(support) else support.ravel()
 

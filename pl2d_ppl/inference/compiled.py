@@ -14,6 +14,7 @@ from numpyro.infer.svi import SVIState
 
 from pl2d_ppl.engine.elbo import EnumELBO
 from pl2d_ppl.engine.per_run import PerRun, guide_of, tree_of_guide
+from pl2d_ppl.engine.program_key import ProgramKey
 from pl2d_ppl.inference.dependence import depending
 from pl2d_ppl.inference.explained import check_signature, explained
 from pl2d_ppl.networks import evaluation
@@ -47,7 +48,7 @@ def compile_fit(
             "Expected bounds, and arguments that are not PerRun, with a single key, found some of several runs. Pass "
             "as many keys: jax.random.split(rng_key, runs)."
         )
-    return _cached(model, structure, has_runs, optimizer, batched), tuple(leaves)
+    return _cached(ProgramKey(model), structure, has_runs, ProgramKey(optimizer), batched), tuple(leaves)
 
 
 def one_run(argument: Any, index: int = 0) -> Any:
@@ -82,13 +83,13 @@ class CompiledFit:
 
     Parameters
     ----------
-    model : callable
+    model : ProgramKey
         The model.
     structure : PyTreeDef
         The guide, and the arguments of both programs other than data, without their traced leaves.
     has_runs : tuple of bool
         Which leaves have an axis of runs.
-    optimizer : optax.GradientTransformation
+    optimizer : ProgramKey
         The optimizer.
     batched : bool
         Whether every state has an axis of runs.
@@ -96,15 +97,15 @@ class CompiledFit:
 
     def __init__(
         self,
-        model: Callable,
+        model: ProgramKey,
         structure: Any,
         has_runs: tuple[bool, ...],
-        optimizer: optax.GradientTransformation,
+        optimizer: ProgramKey,
         batched: bool,
     ):
-        self.model, self.batched = model, batched
+        self.model, self.batched = model.model, batched
         self.signature = (model, structure, has_runs, optimizer, batched)
-        self._structure, self._has_runs, self._optimizer = structure, has_runs, optimizer
+        self._structure, self._has_runs, self._optimizer = structure, has_runs, optimizer.model
         self._elbo = EnumELBO()
         self._constrain: Callable = dict
         self._optim: Any = None  # the first trace of _init also sets _constrain
