@@ -12,6 +12,7 @@ from .engine.per_run import PerRun as PerRun
 from .engine.tilt import tilt as tilt
 from .engine.workload import workload as workload
 from .inference.arviz import to_datatree as to_datatree
+from .inference.fit import NonFiniteLossError as NonFiniteLossError
 from .inference.fit import fit as fit
 from .inference.load import load as load
 from .inference.result import FitResult as FitResult

@@ -70,11 +70,18 @@ class EnumELBO(ELBO):
     - masks over enumerated sites stay factorised, which makes a step linear in the number of experts;
     - Dirichlet sites of a mean-field guide enter through E[ln u], without sampling;
     - supports that do not begin at 0, unrelated plates, and weights by :func:`numpyro.handlers.scale` are right.
+
+    Parameters
+    ----------
+    keep_plate : str, optional
+        A plate that :meth:`site_terms` does not sum over: contributions of sites in it have shape (size,). The loss is
+        then not defined.
     """
 
     can_infer_discrete = True
 
-    def __init__(self) -> None:
+    def __init__(self, keep_plate: str | None = None):
+        self.keep_plate = keep_plate
         super().__init__(num_particles=1)
 
     def loss(self, rng_key: Array, param_map: dict, model: Callable, guide: Callable, *args, **kwargs) -> Array:
@@ -105,7 +112,6 @@ class EnumELBO(ELBO):
         model: Callable,
         guide: Callable,
         *args,
-        keep_plate: str | None = None,
         **kwargs,
     ) -> tuple[Terms, tuple[dict, dict]]:
         """Return contributions to the ELBO by site, and the traces of model and guide.
@@ -120,8 +126,6 @@ class EnumELBO(ELBO):
             The programs.
         *args, **kwargs
             Their arguments.
-        keep_plate : str, optional
-            A plate that contributions are not summed over: those of sites in it have shape (size,).
 
         Returns
         -------
@@ -144,7 +148,7 @@ class EnumELBO(ELBO):
                 break
             except TooDeep as error:
                 depth = error.depth
-        keep = () if keep_plate is None else (keep_plate,)
+        keep = () if self.keep_plate is None else (self.keep_plate,)
         with numpyro.validation_enabled(False):
             return _terms(*traces, dimensions, _Exact(model, args, kwargs), keep), traces
 
@@ -259,7 +263,7 @@ class _Replay(Messenger):
         super().__init__(fn)
 
     def process_message(self, msg: dict) -> None:
-        ours = self.guide_trace.get(msg.get("name"))
+        ours = self.guide_trace.get(msg.get("name") or "")
         if ours is None or msg["type"] not in ("sample", "plate"):
             return
         if msg["type"] == "plate" and ours["type"] == "plate":

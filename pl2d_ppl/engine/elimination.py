@@ -126,7 +126,7 @@ def eliminate(
         too large.
     """
     if order is None and len({_weight(f.scale) for f in factors}) > 1:
-        order = list(reversed(variables))
+        order = list(variables)[::-1]
     state = _State(factors, variables)
     left = list(variables)
     while left:

@@ -182,7 +182,7 @@ def latent_site(site: dict, dimensions: Dimensions) -> LatentSite:
     if mask is not None and jnp.ndim(mask) > dimensions.depth:  # by another site's value
         mask = None
     known = support is None or is_positions(support)
-    if not known and any(n > 1 for n in support.shape[1 : -dimensions.depth]):
+    if support is not None and not known and any(n > 1 for n in support.shape[1 : -dimensions.depth]):
         raise ValueError(
             f"Expected a support of site {name!r} that no other latent site decides, found one that differs. Write "
             "values that cannot occur as probabilities of zero."

@@ -5,13 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from numpyro.handlers import seed, substitute
 
-from pl2d_ppl.engine.elimination import eliminate, total
+from pl2d_ppl.engine.elimination import eliminate, expectation, total
 from pl2d_ppl.engine.factors import Factor, LatentSite
-from pl2d_ppl.engine.named import Named
+from pl2d_ppl.engine.named import Named, aligned
 from pl2d_ppl.engine.program import Program, read_program
 
 __all__ = ["log_evidence", "marginals"]
@@ -58,13 +57,13 @@ def marginals(model: Callable, sites: Sequence[str] | None = None, *, params: Ma
     -------
     callable
         Takes the model's arguments, returns a dict from site to an array of shape (batch shape, number of
-        values) that sums to one over its last axis. Values are in the order of the site's support.
+        values) that sums to one over its last axis. Values are in the order of the site's support. Where the data have
+        probability zero under the program, it is NaN.
 
     Raises
     ------
     ValueError
-        If a site is not a discrete latent site of the program, or if the data are impossible under the program; under
-        ``jit`` the latter gives NaN.
+        If a site is not a discrete latent site of the program.
     """
 
     def posterior(*args: Any, **kwargs: Any) -> dict[str, Array]:
@@ -79,9 +78,9 @@ def _standalone(model: Callable, params: Mapping | None, args: tuple, kwargs: di
     return read_program(seeded, args, kwargs, params, detach=False)
 
 
-def program_evidence(program: Program, tilts: Sequence[Factor] = ()) -> Array:
+def program_evidence(program: Program) -> Array:
     """Log evidence of a program."""
-    return total(eliminate([*program.factors, *tilts], require_discrete(program.latents)).factors)
+    return total(eliminate(program.factors, require_discrete(program.latents)).factors)
 
 
 def program_marginals(program: Program, sites: Sequence[str] | None = None) -> dict[str, Array]:
@@ -90,19 +89,28 @@ def program_marginals(program: Program, sites: Sequence[str] | None = None) -> d
     sites = list(latents) if sites is None else list(sites)
     require_sites(sites, latents)
 
-    def evidence(weights: dict[str, Array]) -> tuple[Array, Array]:
-        value = program_evidence(program, [_tilt(latents[name], weight) for name, weight in weights.items()])
-        return value, value
+    def evidence(weights: dict[str, Array]) -> tuple[Array, list[Factor]]:
+        tilts = [_tilt(latents[name], weight) for name, weight in weights.items()]
+        left = eliminate([*program.factors, *tilts], latents).factors
+        return total(left), left
 
     zeros = {name: jnp.zeros((*latents[name].shape, latents[name].size)) for name in sites}
-    gradient, value = jax.grad(evidence, has_aux=True)(zeros)
-    if not isinstance(value, jax.core.Tracer) and np.isneginf(value):
-        raise ValueError(
-            f"Expected data that are possible under the program, found a probability of zero with latent sites "
-            f"{list(latents)}. Look for structural zeros in its distributions, and for data outside their support."
-        )
-    possible = jnp.where(jnp.isfinite(value), 1.0, jnp.nan)
-    return {name: possible * gradient[name] / jnp.expand_dims(latents[name].weight, -1) for name in sites}
+    gradient, left = jax.grad(evidence, has_aux=True)(zeros)
+    return {
+        name: _possible(left, latents[name]) * gradient[name] / jnp.expand_dims(latents[name].weight, -1)
+        for name in sites
+    }
+
+
+def _possible(left: Sequence[Factor], site: LatentSite) -> Array:
+    """One where the data are possible, NaN elsewhere; shape (batch shape, 1)."""
+    possible = jnp.ones([1] * len(site.plates))
+    for factor in left:
+        kept = [p for p in site.plates if p in factor.plates]
+        value = Named(tuple(kept), expectation(factor, {}, kept))
+        possible = possible * jnp.where(aligned(value, tuple(site.plates)) == -jnp.inf, jnp.nan, 1.0)
+    sizes = dict(zip(site.positions.values(), possible.shape, strict=True))
+    return possible.reshape([sizes.get(d, 1) for d in range(-len(site.shape), 0)] + [1])
 
 
 def _tilt(site: LatentSite, weight: Array) -> Factor:

@@ -13,6 +13,7 @@ from numpyro.primitives import Messenger
 from pl2d_ppl.engine.dirichlet import concentration_of, exp_log_mean, is_dirichlet, log_mean
 from pl2d_ppl.engine.enumeration import DEPTH, Dimensions, Enumerate, TooDeep, is_latent
 from pl2d_ppl.engine.factors import Factor, LatentSite, latent_site, site_factor
+from pl2d_ppl.engine.items import ITEMS_MESSAGE, Items, items, items_here
 from pl2d_ppl.networks import MODE_MESSAGE
 
 __all__ = ["PlateInfo", "Program", "read_program"]
@@ -89,13 +90,12 @@ def read_program(
 
 def _read(model: Callable, args: tuple, kwargs: dict, values: dict, detach: bool, depth: int) -> Program:
     dimensions, watch = Dimensions(depth), _Watch(_Resolve(model, values, {}))
+    which = items_here()
     with block(hide_fn=watch.hides), plain_trace() as tr, numpyro.validation_enabled(False):
-        Enumerate(watch, dimensions)(*args, **kwargs)
+        Enumerate(items(watch, which), dimensions)(*args, **kwargs)
         factors, latents = _factors(tr, dimensions)
     plates = {
-        frame.name: PlateInfo(
-            tr[frame.name]["args"][0], tr[frame.name]["value"].shape[0], frame.dim, tr[frame.name]["value"]
-        )
+        frame.name: _plate_info(tr[frame.name], frame.dim, which)
         for site in tr.values()
         for frame in site.get("cond_indep_stack", ())
         if frame.name in tr
@@ -114,11 +114,18 @@ def _read(model: Callable, args: tuple, kwargs: dict, values: dict, detach: bool
     def again(log_means: Mapping[str, Array]) -> list[Factor]:
         sites = Dimensions(depth)
         frozen = _Resolve(seed(substitute(model, data=reused), jax.random.key(0)), given, log_means)
+        frozen = items(frozen, which)
         with block(), plain_trace() as tr, numpyro.validation_enabled(False):
             Enumerate(frozen, sites)(*args, **kwargs)
             return _factors(tr, sites)[0]
 
     return Program(factors, latents, plates, again)
+
+
+def _plate_info(site: dict, dim: int, which: Items | None) -> PlateInfo:
+    size, indices = site["args"][0], site["value"]
+    whole = which.size if which is not None and which.is_part(site["name"], size) else size
+    return PlateInfo(whole, indices.shape[0], dim, indices)
 
 
 def _factors(tr: Mapping[str, dict], dimensions: Dimensions) -> tuple[list[Factor], dict[str, LatentSite]]:
@@ -166,7 +173,7 @@ class _Watch(Messenger):
         """Whether a message is hidden from outer handlers."""
         if msg["type"] == "deterministic":
             return msg["name"] not in self.shared
-        return msg["type"] not in ("param", "mutable", "plate", "prng_key", MODE_MESSAGE)
+        return msg["type"] not in ("param", "mutable", "plate", "prng_key", MODE_MESSAGE, ITEMS_MESSAGE)
 
 
 class _Resolve(Messenger):

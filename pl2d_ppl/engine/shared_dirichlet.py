@@ -10,6 +10,7 @@ from jax import Array
 from pl2d_ppl.engine.coordinate_ascent import Ascent, MeanField, State
 from pl2d_ppl.engine.dirichlet import concentration_of
 from pl2d_ppl.engine.factors import LatentSite
+from pl2d_ppl.engine.items import items_here
 from pl2d_ppl.engine.program import Program
 from pl2d_ppl.networks.mode import is_evaluation
 
@@ -17,8 +18,11 @@ __all__ = ["SharedDirichlet", "shared_dirichlets"]
 
 
 def shared_dirichlets(program: Program, sites: Sequence[str] | None) -> list[str]:
-    """Return the Dirichlet sites outside a plate of which the program sees a part."""
+    """Return the Dirichlet sites outside a plate of which each step of the program sees a part."""
     parts = {name for name, plate in program.plates.items() if plate.subsample_size < plate.size}
+    which = items_here()
+    if which is not None and which.plate is not None and which.in_parts:
+        parts.add(which.plate)
     return [
         name
         for name, site in program.latents.items()
@@ -35,8 +39,8 @@ class SharedDirichlet(NamedTuple):
     def state(self, site: LatentSite, start: Mapping[str, Any] | None) -> dict[str, Array]:
         """Return the mutable state: the concentration, shape (batch shape, components), and the number of steps."""
         shape = (*site.shape, site.size)
-        first = jnp.asarray((start or {}).get(site.name, concentration_of(site.fn)), float)
-        first = {"concentration": jnp.broadcast_to(first, shape), "steps": jnp.zeros(())}
+        rho = jnp.asarray((start or {}).get(site.name, concentration_of(site.fn)), float)
+        first = {"concentration": jnp.broadcast_to(rho, shape), "steps": jnp.zeros(())}
         return numpyro.primitives.mutable(f"{site.name}_shared", first)
 
     def step(self, program: Program, q: MeanField, name: str, state: dict[str, Array]) -> Array:

@@ -12,7 +12,7 @@ from jax import Array
 from pl2d_ppl.checks.data import check_data
 from pl2d_ppl.checks.declared import Given, check_declared
 from pl2d_ppl.checks.keys import check_key
-from pl2d_ppl.inference.posterior import ITEM, Found, SiteShape, draw_posterior
+from pl2d_ppl.inference.posterior import Found, SiteShape, draw_posterior
 from pl2d_ppl.inference.result import FitResult
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = ["to_datatree"]
 
 EXPERT, CATEGORY, CLUSTER, VOTE, OPTION = "expert", "category", "cluster", "vote", "option"
 AI = "AI"
+ITEM = "item"
 OUTPUT_DIMS = {
     "gate_probs": [ITEM, EXPERT],
     "ai_probs": [ITEM, CATEGORY],
@@ -50,6 +51,7 @@ def to_datatree(
     coords: Mapping[str, Sequence] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 4096,
+    index: Any = None,
 ) -> "xr.DataTree":
     """Return posterior, network outputs and workload of a fit on some items, for ArviZ.
 
@@ -77,6 +79,9 @@ def to_datatree(
         Names of the dimensions of a variable, without ``chain`` and ``draw``, to replace the default ones.
     batch_size : int
         Number of items passed through the networks at a time.
+    index : array of int, shape (N,), optional
+        Rows of the training data that the items are. Needed for latent sites of single items that the guide has learned
+        parameters of; without it such sites of new items are drawn from their priors.
 
     Returns
     -------
@@ -117,7 +122,8 @@ def to_datatree(
     Bayesian leave-one-out cross-validation for large data. ICML).
     """
     arrays = _checked(rng_key, result, data, num_samples, batch_size)
-    found = draw_posterior(rng_key, result, arrays, num_samples, batch_size)
+    rows = None if index is None else _check_index(index, arrays, result.compiled.num_rows)
+    found = draw_posterior(rng_key, result, arrays, num_samples, batch_size, rows)
     labels = _Labels(found, arrays, coords or {}, dims or {})
     groups = {
         "posterior": _posterior(found, labels),
@@ -153,6 +159,17 @@ def _checked(
                 f"Expected data[{name!r}] of shape {('N', *trained)} as in training, found {np.shape(array)}."
             )
     return {name: jnp.asarray(a, result.example[name].dtype) for name, a in data.items()}
+
+
+def _check_index(index: Any, arrays: Mapping[str, Array], num_rows: int) -> Array:
+    rows, length = np.asarray(index), len(next(iter(arrays.values())))
+    fits = rows.shape == (length,) and np.issubdtype(rows.dtype, np.integer)
+    if not fits or rows.min() < 0 or rows.max() >= num_rows:
+        raise ValueError(
+            f"Expected index as the {length} items' rows of the training data, integers from 0 to {num_rows - 1}, "
+            f"found {rows.dtype} of shape {rows.shape}. Leave it out for new items."
+        )
+    return jnp.asarray(rows)
 
 
 class _Labels:

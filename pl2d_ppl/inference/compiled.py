@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from numpyro.handlers import block, seed, trace
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
 from pl2d_ppl.engine.elbo import EnumELBO
+from pl2d_ppl.engine.items import Items, items, plate_of_items
 from pl2d_ppl.engine.per_run import PerRun, guide_of, tree_of_guide
 from pl2d_ppl.engine.program_key import ProgramKey
 from pl2d_ppl.inference.dependence import depending
@@ -30,6 +32,8 @@ def compile_fit(
     guide: Callable,
     optimizer: optax.GradientTransformation,
     batched: bool,
+    num_rows: int,
+    item_plate: str | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> tuple["CompiledFit", tuple[Array, ...]]:
     """Return compiled programs and their traced leaves: those of the guide, such as bounds, and the arguments.
@@ -48,7 +52,8 @@ def compile_fit(
             "Expected bounds, and arguments that are not PerRun, with a single key, found some of several runs. Pass "
             "as many keys: jax.random.split(rng_key, runs)."
         )
-    return _cached(ProgramKey(model), structure, has_runs, ProgramKey(optimizer), batched), tuple(leaves)
+    key = ProgramKey(model), structure, has_runs, ProgramKey(optimizer), batched, num_rows, item_plate
+    return _cached(*key), tuple(leaves)
 
 
 def one_run(argument: Any, index: int = 0) -> Any:
@@ -93,6 +98,10 @@ class CompiledFit:
         The optimizer.
     batched : bool
         Whether every state has an axis of runs.
+    num_rows : int
+        Number of items of the whole data set, N.
+    item_plate : str, optional
+        The plate of the items.
     """
 
     def __init__(
@@ -102,14 +111,19 @@ class CompiledFit:
         has_runs: tuple[bool, ...],
         optimizer: ProgramKey,
         batched: bool,
+        num_rows: int,
+        item_plate: str | None = None,
     ):
         self.model, self.batched = model.model, batched
-        self.signature = (model, structure, has_runs, optimizer, batched)
+        self.signature = (model, structure, has_runs, optimizer, batched, num_rows, item_plate)
+        self.num_rows, self.item_plate = num_rows, item_plate
         self._structure, self._has_runs, self._optimizer = structure, has_runs, optimizer.model
         self._elbo = EnumELBO()
         self._constrain: Callable = dict
         self._optim: Any = None  # the first trace of _init also sets _constrain
-        self.num_items, self.continuous = 1, False
+        self.num_items, self.continuous = num_rows, False
+        self._plate: str | None = item_plate
+        self._in_parts = False
         self._drawn: frozenset[str] | None = None
         runs = (tuple(0 if r else None for r in has_runs), 0)
 
@@ -119,7 +133,7 @@ class CompiledFit:
         self.init = jax.jit(over_runs(self._init, None))
         self.evaluate = jax.jit(over_runs(self._evaluate, None, None))
         self.local_loss = jax.jit(over_runs(self._local_loss, None, None))
-        self.diagnose = jax.jit(over_runs(self._diagnose, None))
+        self.diagnose = jax.jit(over_runs(self._diagnose, None, None))
         self.outputs = jax.jit(over_runs(self._outputs, None, None))
         self.params = jax.jit(jax.vmap(self._params) if batched else self._params)
         self.epoch = jax.jit(
@@ -148,9 +162,18 @@ class CompiledFit:
     def single(self, leaves: tuple[Array, ...], index: int) -> tuple["CompiledFit", tuple[Array, ...]]:
         """Return the programs of one run of a batch."""
         leaves = self._of_run(leaves, index)
-        compiled, leaves = compile_fit(self.model, self.guide(leaves), self._optimizer, False, self.call(leaves, {}))
+        compiled, leaves = compile_fit(
+            self.model,
+            self.guide(leaves),
+            self._optimizer,
+            False,
+            self.num_rows,
+            self.item_plate,
+            self.call(leaves, {}),
+        )
         compiled._constrain, compiled._optim = self._constrain, self._optim
-        compiled.num_items, compiled.continuous = self.num_items, self.continuous
+        compiled.num_items, compiled.continuous, compiled._plate = self.num_items, self.continuous, self._plate
+        compiled._in_parts = self._in_parts
         return compiled, leaves
 
     def __reduce__(self) -> tuple:
@@ -176,7 +199,10 @@ class CompiledFit:
             first = self._of_run(leaves, 0)
             key = keys[0] if self.batched else keys
             with explained(self.model, batch):
-                return self._trace(first, self._init(first, key, batch), key, batch)[0]
+                self._find_plate(first, key, batch)
+                self._in_parts = _length(batch) < self.num_rows
+                index = jnp.arange(_length(batch))
+                return self._trace(first, self._init(first, key, batch), key, batch, index)[0]
 
         runs = {leaf.shape[0] for leaf, own in zip(leaves, self._has_runs, strict=True) if own}
         if self.batched and runs and runs != {len(keys)}:
@@ -211,9 +237,39 @@ class CompiledFit:
             self._drawn = frozenset(name for name, flag in flags.items() if flag)
         return self._drawn
 
+    def _find_plate(self, leaves: tuple[Array, ...], key: Array, batch: Batch) -> None:
+        """Find the plate of the items, and the number of items that the loss stands for."""
+
+        def plates(batch: Batch) -> dict[str, tuple[int, int]]:
+            with block(), trace() as tr:
+                seed(self.model, key)(**self.call(leaves, batch))
+            return {n: (s["args"][0], len(s["value"])) for n, s in tr.items() if s["type"] == "plate"}
+
+        def longer() -> dict[str, int]:
+            rows = jnp.arange(_length(batch) + 1) % _length(batch)
+            try:
+                return {n: length for n, (_, length) in plates({k: a[rows] for k, a in batch.items()}).items()}
+            except Exception:  # a program of a fixed number of items, or a guess that does not fit it
+                return {}
+
+        found = plates(batch)
+        self._plate = plate_of_items(self.item_plate, {n: length for n, (_, length) in found.items()}, longer)
+        declared = 0 if self._plate is None else found[self._plate][0]
+        self.num_items = self.num_rows if declared in (0, _length(batch)) else declared
+
+    @property
+    def plate(self) -> str | None:
+        """The plate of the items."""
+        return self._plate
+
+    def seen(self, batch: Batch, index: Array | None) -> items:
+        """Tell programs which items they see: rows of the data set, or other items."""
+        return items(which=Items(self._plate, self.num_rows, _length(batch), index, self._in_parts))
+
     def _init(self, leaves: tuple[Array, ...], key: Array, batch: Batch) -> SVIState:
         svi = SVI(self.model, self.guide(leaves), self._optimizer, self._elbo)
-        state = svi.init(key, **self.call(leaves, batch))
+        with self.seen(batch, jnp.arange(_length(batch))):
+            state = svi.init(key, **self.call(leaves, batch))
         self._constrain, self._optim = svi.constrain_fn, svi.optim
         return state
 
@@ -222,25 +278,38 @@ class CompiledFit:
         return {**self._constrain(self._optim.get_params(state.optim_state)), **(state.mutable_state or {})}
 
     def _trace(
-        self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch
+        self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch, index: Array | None = None
     ) -> tuple[dict[str, Array], tuple[dict, dict]]:
         """Network outputs of the trained programs, and the traces of model and guide."""
-        _, traces = self._elbo.site_terms(
-            key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
-        )
-        model_trace = traces[0]
-        self.num_items = _weight(model_trace, batch)
+        _, traces = self._terms(leaves, state, key, batch, index)
         self.continuous = any(_is_continuous(site) for site in traces[1].values())
-        return {n: s["value"] for n, s in model_trace.items() if s["type"] == "deterministic"}, traces
+        return {n: s["value"] for n, s in traces[0].items() if s["type"] == "deterministic"}, traces
 
-    def _update(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> tuple[SVIState, tuple]:
+    def _terms(
+        self,
+        leaves: tuple[Array, ...],
+        state: SVIState,
+        key: Array,
+        batch: Batch,
+        index: Array | None,
+        keep_plate: str | None = None,
+    ) -> tuple[dict[str, Array], tuple[dict, dict]]:
+        """Contributions to the ELBO by site, and the traces of model and guide."""
+        arguments = self.call(leaves, batch)
+        with self.seen(batch, index):
+            return EnumELBO(keep_plate).site_terms(
+                key, self._params(state), self.model, self.guide(leaves), **arguments
+            )
+
+    def _update(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch, index: Array) -> tuple[SVIState, tuple]:
         """Take one step: the loss is the negative ELBO per item."""
         key, step_key = jax.random.split(state.rng_key)
         guide, arguments = self.guide(leaves), self.call(leaves, batch)
 
         def loss(unconstrained: Any) -> tuple[Array, tuple]:
             params = {**self._constrain(unconstrained), **(state.mutable_state or {})}
-            result = self._elbo.loss_with_mutable_state(step_key, params, self.model, guide, **arguments)
+            with self.seen(batch, index):
+                result = self._elbo.loss_with_mutable_state(step_key, params, self.model, guide, **arguments)
             return result["loss"] / self.num_items, (result["mutable_state"], result["diagnostics"])
 
         (value, (mutable, diagnostics)), optim_state = self._optim.eval_and_update(loss, state.optim_state)
@@ -261,7 +330,7 @@ class CompiledFit:
 
         def step(carry: tuple, rows: Array) -> tuple[tuple, tuple]:
             state, good = carry
-            new, (record, finite) = self._update(leaves, state, {n: a[rows] for n, a in data.items()})
+            new, (record, finite) = self._update(leaves, state, {n: a[rows] for n, a in data.items()}, rows)
             good = good & finite
             return (jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state), good), (record, good)
 
@@ -271,31 +340,25 @@ class CompiledFit:
     def _evaluate(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> Array:
         """Return the mean loss per item of a batch, with networks in evaluation mode; no state changes."""
         with evaluation():
-            terms, traces = self._elbo.site_terms(
-                key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
-            )
-        return -sum(terms.values(), start=jnp.zeros(())) / _weight(traces[0], batch)
+            terms, _ = self._terms(leaves, state, key, batch, None)
+        return -sum(terms.values(), start=jnp.zeros(())) / self.num_items
 
     def _local_loss(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> Array:
         """Return the mean loss per item of a batch, without the sites that items share, such as a prior on weights."""
-        length = len(next(iter(batch.values())))
         with evaluation():
-            arguments = self.call(leaves, batch)
-            terms, traces = self._elbo.site_terms(key, self._params(state), self.model, self.guide(leaves), **arguments)
-        own = {
+            terms, traces = self._terms(leaves, state, key, batch, None)
+        shared = {
             (name, f"q({name})")[side]
             for side, tr in enumerate(traces)
             for name, site in tr.items()
-            if any(frame.size == length for frame in site.get("cond_indep_stack", ()))
+            if self._plate is not None and self._plate not in (f.name for f in site.get("cond_indep_stack", ()))
         }
-        return -sum((terms[n] for n in terms if n in own), start=jnp.zeros(())) / _weight(traces[0], batch)
+        return -sum((terms[n] for n in terms if n not in shared), start=jnp.zeros(())) / self.num_items
 
-    def _diagnose(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch) -> dict[str, Array]:
-        """Contributions to the ELBO by site, at the step that follows a state."""
+    def _diagnose(self, leaves: tuple[Array, ...], state: SVIState, batch: Batch, index: Array) -> dict[str, Array]:
+        """Contributions to the ELBO by site, and by item where a site has them, at the step that follows a state."""
         _, key = jax.random.split(state.rng_key)
-        return self._elbo.site_terms(
-            key, self._params(state), self.model, self.guide(leaves), **self.call(leaves, batch)
-        )[0]
+        return self._terms(leaves, state, key, batch, index, keep_plate=self._plate)[0]
 
     def _outputs(self, leaves: tuple[Array, ...], state: SVIState, key: Array, batch: Batch) -> dict[str, Array]:
         """Network outputs, the networks in evaluation mode."""
@@ -303,11 +366,9 @@ class CompiledFit:
             return self._trace(leaves, state, key, batch)[0]
 
 
-def _weight(model_trace: Mapping[str, dict], batch: Batch) -> int:
-    """Number of items that the loss stands for: the size of the plate that the batch is a sample of."""
-    length = len(next(iter(batch.values())))
-    plates = [s for s in model_trace.values() if s["type"] == "plate" and s["value"].shape[0] == length]
-    return max((s["args"][0] for s in plates), default=length)
+def _length(batch: Batch) -> int:
+    """Number of items of a batch."""
+    return len(next(iter(batch.values())))
 
 
 def _is_continuous(site: Mapping[str, Any]) -> bool:

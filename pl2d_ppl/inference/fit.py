@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from pl2d_ppl.checks.data import check_arguments, check_data
 from pl2d_ppl.checks.declared import Given, check_declared
 from pl2d_ppl.checks.keys import check_keys
+from pl2d_ppl.checks.names import listed
 from pl2d_ppl.inference.compiled import CompiledFit, compile_fit, one_run
 from pl2d_ppl.inference.result import FitResult
 
@@ -30,18 +31,23 @@ class NonFiniteLossError(ArithmeticError):
     epoch, step : int
         Where it happened, counted from 0.
     sites : list of str
-        Sites whose contribution to the ELBO is not finite; empty if only the gradient is not finite.
+        Sites whose contribution to the ELBO is not finite; empty if only the gradient is not finite. A site that is
+        summed out stands for all that depends on it.
+    items : list of int
+        Rows of the data at which they are not finite, where that is known.
     result : FitResult
         The fit at the last good step.
     """
 
-    def __init__(self, epoch: int, step: int, sites: list[str], result: FitResult):
-        self.epoch, self.step, self.sites, self.result = epoch, step, sites, result
+    def __init__(self, epoch: int, step: int, sites: list[str], items: list[int], result: FitResult):
+        self.epoch, self.step, self.sites, self.items, self.result = epoch, step, sites, items, result
         where = f"at site {', '.join(sites)}" if sites else "in the gradient, the loss itself being finite"
+        where += f", item {listed([str(i) for i in items])}" if items else ""
         super().__init__(
             f"Expected a finite loss, found NaN or infinity in epoch {epoch}, step {step}, {where}. Lower the learning "
-            "rate, clip gradients (optax.clip_by_global_norm), or look at the scale of x. The fit at the last good "
-            "step is the attribute .result of this error."
+            "rate, clip gradients (optax.clip_by_global_norm), or look at the scale of x; if the loss is infinite at "
+            "the first step, look for data of probability zero under the program. The fit at the last good step is "
+            "the attribute .result of this error."
         )
 
 
@@ -75,6 +81,7 @@ def fit(
     validation: Mapping[str, Any] | None = None,
     patience: int | None = None,
     resume: FitResult | None = None,
+    item_plate: str | None = None,
     progress: bool = True,
 ) -> FitResult:
     """Fit a model and a guide by stochastic variational inference.
@@ -105,6 +112,10 @@ def fit(
         Stop when the validation loss has not fallen for this many epochs.
     resume : FitResult, optional
         Continue an earlier fit of the same programs, up to ``epochs`` in total, as if it had never stopped.
+    item_plate : str, optional
+        The plate of the items; by default ``item``, or the only plate whose size follows the number of rows. Its
+        indices are the rows of ``data``, so that latent sites of single items keep their parameters under shuffling. A
+        plate of the size of a mini-batch stands for a part of the data: what items share is weighed against all N.
     progress : bool
         Whether to show a progress bar.
 
@@ -133,7 +144,8 @@ def fit(
     arguments = arguments or {}
     check_arguments(arguments, data)
     _check_declared(model, data, validation, arguments)
-    compiled, leaves = compile_fit(model, guide, optimizer, rng_key.ndim == 1, arguments)
+    num_rows = len(next(iter(data.values())))
+    compiled, leaves = compile_fit(model, guide, optimizer, rng_key.ndim == 1, num_rows, item_plate, arguments)
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
     first = {name: a[:batch_size] for name, a in arrays.items()}
     of_first = {n: one_run(a) for n, a in arguments.items()}
@@ -224,10 +236,13 @@ class _Training:
         run = int(np.argmin(finite.all(-1))) if finite.ndim > 1 else None
         step = int(np.argmin(finite if run is None else finite[run]))
         failed = rows[step] if run is None else rows[run, step]
-        terms = result.compiled.diagnose(result.leaves, result.state, {n: a[failed] for n, a in self.data.items()})
+        batch = {n: a[failed] for n, a in self.data.items()}
+        terms = result.compiled.diagnose(result.leaves, result.state, batch, failed)
         values = {name: np.asarray(v) if run is None else np.asarray(v)[run] for name, v in terms.items()}
-        sites = [name for name, value in values.items() if not np.isfinite(value)]
-        return NonFiniteLossError(result.epoch, step, sites, result)
+        sites = [name for name, value in values.items() if not np.isfinite(value).all()]
+        bad = [~np.isfinite(values[name]) for name in sites if values[name].shape == failed.shape]
+        items = np.asarray(failed)[np.any(bad, 0)] if bad else np.array([], int)
+        return NonFiniteLossError(result.epoch, step, sites, [int(i) for i in np.sort(items)], result)
 
 
 _LOSSES = ("loss", "validation_loss")

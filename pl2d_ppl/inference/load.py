@@ -47,7 +47,8 @@ def load(
     path = Path(path)
     notes, history = read_notes(path)
     example = {n: jax.ShapeDtypeStruct(tuple(shape), dtype) for n, (shape, dtype) in notes["example"].items()}
-    compiled, leaves = compile_fit(model, guide, optimizer, notes["batched"], arguments)
+    whole = notes["num_rows"], notes["item_plate"]
+    compiled, leaves = compile_fit(model, guide, optimizer, notes["batched"], *whole, arguments)
     keys, zeros = compiled.start_on(leaves, example, tuple(notes["runs"]))
     expected = jax.eval_shape(compiled.init, leaves, keys, zeros)
     state, best_state = read_state(path, (expected, expected))

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,9 +16,9 @@ from numpyro.handlers import trace as plain_trace
 from numpyro.primitives import Messenger
 
 from pl2d_ppl.checks.declared import Given, check_declared
-from pl2d_ppl.engine.elimination import Conditional, eliminate, with_parents
+from pl2d_ppl.engine.elimination import Conditional, eliminate, expectation, with_parents
 from pl2d_ppl.engine.enumeration import Dimensions, Enumerate, is_latent
-from pl2d_ppl.engine.factors import Factor, LatentSite, latent_site, site_factor
+from pl2d_ppl.engine.factors import ONE, Factor, LatentSite, latent_site, site_factor
 from pl2d_ppl.engine.guide_tools import logits_at
 from pl2d_ppl.engine.named import Named, aligned, named_einsum
 from pl2d_ppl.engine.program import Program, read_program
@@ -29,8 +28,6 @@ from pl2d_ppl.inference.result import FitResult
 from pl2d_ppl.networks import evaluation
 
 __all__ = ["Found", "SiteShape", "draw_continuous", "draw_posterior"]
-
-ITEM = "item"
 
 
 class SiteShape(NamedTuple):
@@ -70,16 +67,25 @@ class _Inference:
         self.compiled, self.model = compiled, compiled.model
         self.weights, self.outputs = jax.jit(self._weights), jax.jit(self._outputs)
         self.items = jax.jit(self._items, static_argnums=0)
+        self._of_items = False  # whether continuous sites of single items are drawn, as the trace of the guide shows
 
     def run(
-        self, rng_key: Array, result: FitResult, data: dict[str, Array], num_samples: int, batch_size: int
+        self,
+        rng_key: Array,
+        result: FitResult,
+        data: dict[str, Array],
+        num_samples: int,
+        batch_size: int,
+        index: Array | None = None,
     ) -> Found:
         """Draw weights, where they have a posterior; then draw everything else once for every draw of the weights."""
         leaves, params = result.leaves, result.params
         weight_key, item_key = jax.random.split(rng_key)
-        has_weights = jax.eval_shape(self._weights, leaves, params, data, weight_key[None])
+        has_weights = jax.eval_shape(self._weights, leaves, params, data, weight_key[None], index)
         weight_keys = jax.random.split(weight_key, num_samples)
-        weights = self.weights(leaves, params, data, weight_keys) if has_weights else {}
+        weights = self.weights(leaves, params, data, weight_keys, index) if has_weights else {}
+        if self._of_items:  # their draws are not cut into chunks
+            batch_size = len(next(iter(data.values())))
         keys = jax.random.split(item_key, num_samples)
         keys = keys[:, None] if weights else keys[None]
         left_out = _why_no_evidence(weights, bool(_over_all(result.guide)[1]))
@@ -91,7 +97,7 @@ class _Inference:
             outputs = self._by_chunks(leaves, params, values, data, batch_size)
             if i == 0:
                 check_declared(self.model, Given("data", data, outputs=outputs))
-            drawn, local, rest, facts = self.items(left_out, leaves, params, values, outputs, data, group)
+            drawn, local, rest, facts = self.items(left_out, leaves, params, values, outputs, data, group, index)
             draws.append(drawn)
             likelihood.append(local)
             means = rest, {n.replace("_logits", "_probs"): jax.nn.softmax(a, -1) for n, a in outputs.items()}
@@ -111,14 +117,20 @@ class _Inference:
         ]
         return {n: jnp.concatenate([c[n] for c in chunks]) for n in chunks[0]}
 
-    def _weights(self, leaves: tuple, params: dict, data: dict, keys: Array) -> dict[str, Array]:
+    def _weights(
+        self, leaves: tuple, params: dict, data: dict, keys: Array, index: Array | None = None
+    ) -> dict[str, Array]:
         """Draw the continuous sites of the guide, except those of mean field; shape (S, ...)."""
         guide = self.compiled.guide(leaves)
 
         def draw(key: Array) -> dict[str, Array]:
-            with evaluation():
+            with evaluation(), self.compiled.seen(data, index):
                 seeded = seed(substitute(guide, data=params), key)
                 tr = plain_trace(seeded).get_trace(**self.compiled.call(leaves, data))
+            plate = self.compiled.plate
+            self._of_items = any(
+                plate in (f.name for f in s["cond_indep_stack"]) for s in tr.values() if _is_continuous(s)
+            )
             return {name: site["value"] for name, site in tr.items() if _is_continuous(site)}
 
         return jax.lax.map(draw, keys)
@@ -129,12 +141,20 @@ class _Inference:
 
     def _outputs(self, leaves: tuple, params: dict, values: dict, data: dict) -> dict[str, Array]:
         """Logits of the trained networks."""
-        with evaluation(), plain_trace() as tr:
+        with evaluation(), self.compiled.seen(data, None), plain_trace() as tr:
             self._read({**params, **values}, self.compiled.call(leaves, data), {})
         return {n: s["value"] for n, s in tr.items() if s["type"] == "deterministic" and n.endswith("_logits")}
 
     def _items(
-        self, left_out: str, leaves: tuple, params: dict, values: dict, outputs: dict, data: dict, keys: Array
+        self,
+        left_out: str,
+        leaves: tuple,
+        params: dict,
+        values: dict,
+        outputs: dict,
+        data: dict,
+        keys: Array,
+        index: Array | None,
     ) -> tuple[dict, dict, tuple, _Facts]:
         """Return draws of the items' sites, one per key; ln evidence of every item; marginals and workload.
 
@@ -142,10 +162,11 @@ class _Inference:
         no result depends on them.
         """
         given = {**params, **values, **outputs}
+        seen = self.compiled.seen(data, index)
         data = self.compiled.call(leaves, data)
         program_guide, bounds = _over_all(self.compiled.guide(leaves))
         dimensions = Dimensions()
-        with evaluation(), numpyro.validation_enabled(False):
+        with evaluation(), seen, numpyro.validation_enabled(False):
             seeded = seed(substitute(program_guide, data=given), jax.random.key(0))
             guide = plain_trace(Enumerate(seeded, dimensions)).get_trace(**data)
             program = self._read(given, data, values)
@@ -161,7 +182,10 @@ class _Inference:
 
             draws = jax.lax.map(draw, keys)
             factors, latents = program.factors, program.latents
-            evidence, left_out = ({}, left_out) if left_out else _log_evidence(factors, latents, values)
+            if not left_out:
+                evidence, left_out = _log_evidence(factors, latents, values, self.compiled.plate)
+            else:
+                evidence = {}
         sites = {**own.sites, **own.means, **latents}
         facts = tuple((n, SiteShape(tuple(s.plates.items()), s.size, s.kind)) for n, s in sites.items())
         return draws, evidence, (everything.marginals(), _bounds(guide, bounds)), _Facts(facts, left_out)
@@ -173,7 +197,12 @@ def _inference(compiled: CompiledFit) -> _Inference:
 
 
 def draw_posterior(
-    rng_key: Array, result: FitResult, data: dict[str, Array], num_samples: int, batch_size: int
+    rng_key: Array,
+    result: FitResult,
+    data: dict[str, Array],
+    num_samples: int,
+    batch_size: int,
+    index: Array | None = None,
 ) -> Found:
     """Draws, marginals, network outputs and workload of a fit of one run.
 
@@ -189,13 +218,15 @@ def draw_posterior(
         Number of draws, S.
     batch_size : int
         Number of items passed through the networks at a time.
+    index : Array, optional
+        Rows of the training data that the items are.
 
     Returns
     -------
     Found
         Everything, without labels.
     """
-    return _inference(result.compiled).run(rng_key, result, data, num_samples, batch_size)
+    return _inference(result.compiled).run(rng_key, result, data, num_samples, batch_size, index)
 
 
 def draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict[str, Array]:
@@ -231,16 +262,16 @@ def _why_no_evidence(weights: dict[str, Array], bounded: bool) -> str:
 
 
 def _log_evidence(
-    factors: list[Factor], latents: Mapping[str, LatentSite], values: dict
+    factors: list[Factor], latents: Mapping[str, LatentSite], values: dict, plate: str | None
 ) -> tuple[dict[str, Array], str]:
     """Return the log evidence of every item given the values, shape (N,), or the reason why it would be incomplete."""
     others = [n for n, site in latents.items() if site.kind != "discrete"]
-    own = eliminate(factors, latents) if not others else []
-    priors = [f.name for f in own if f.name in values and ITEM not in f.plates]
-    others += [f.name for f in own if f.name not in priors and (f.name in values or ITEM not in f.plates)]
+    own = eliminate(factors, latents).factors if not others else []
+    priors = [f.name for f in own if f.name in values and plate not in f.plates]
+    others += [f.name for f in own if f.name not in priors and (f.name in values or plate not in f.plates)]
     if others:
         return {}, f"Sites {others} are continuous in an item, or items share them, observed or discrete."
-    of_items = [_over_other_plates(factor) for factor in own if factor.name not in priors]
+    of_items = [_over_other_plates(factor, plate) for factor in own if factor.name not in priors]
     if not of_items:
         return {}, "Nothing is observed of an item."
     return {"log_evidence": sum(of_items[1:], start=of_items[0])}, ""
@@ -344,9 +375,7 @@ def _by_plates(values: Mapping[str, Array], sites: Mapping[str, LatentSite]) -> 
     return {n: a.reshape(*sites[n].plates.values(), *a.shape[len(sites[n].shape) :]) for n, a in values.items()}
 
 
-def _over_other_plates(factor: Factor) -> Array:
-    """Sum a factor over all plates except that of the items; shape (N,)."""
-    lp = factor.log_prob
-    repeats = math.prod(size for plate, size in factor.plates.items() if plate not in (*lp.dims, ITEM))
-    summed = lp.data.sum([i for i, d in enumerate(lp.dims) if d != ITEM])
-    return repeats * jnp.broadcast_to(summed, (factor.plates[ITEM],))
+def _over_other_plates(factor: Factor, plate: str | None) -> Array:
+    """Sum a factor over all plates except that of the items, without the weight of its part of the data; shape (N,)."""
+    assert plate is not None
+    return expectation(factor._replace(scale=ONE), {}, [plate])

@@ -304,6 +304,8 @@ class FitResult:
             "batched": self.compiled.batched,
             "example": {n: [list(s.shape), str(s.dtype)] for n, s in self.example.items()},
             "runs": list(np.shape(self.best_loss)),
+            "num_rows": self.compiled.num_rows,
+            "item_plate": self.compiled.item_plate,
         }
         arrays = {**self.history, "best_loss": self.best_loss, "stale": self.stale}
         write_checkpoint(path, notes, arrays, (self.state, self.best_state))
