@@ -93,7 +93,8 @@ def _kinds(jaxpr: Jaxpr, inputs: Sequence[int], consts: Sequence[Any]) -> list[i
     for eqn in jaxpr.eqns:
         kinds = [of(a) for a in eqn.invars]
         inner = _inner(eqn) if eqn.primitive.name in CALLS else None
-        if not any(kinds):
+        is_nan = eqn.primitive.name in ("ne", "eq") and eqn.invars[0] is eqn.invars[1]
+        if is_nan or not any(kinds):
             found = [CONSTANT] * len(eqn.outvars)
         elif inner is not None:
             found = _kinds(inner.jaxpr, kinds[len(kinds) - len(inner.jaxpr.invars) :], inner.consts)

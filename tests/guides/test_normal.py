@@ -129,13 +129,20 @@ def test_a_fit_is_the_conjugate_posterior():
     np.testing.assert_allclose(result.params["mean_scale"], precision**-0.5, rtol=0.1)
 
 
-def test_a_site_of_every_item_of_a_mini_batch_is_refused():
-    def model(x):
-        with numpyro.plate("item", 10, subsample_size=len(x)):
-            numpyro.sample("skill", dist.Normal(0.0, 1.0))
+@pytest.mark.parametrize("told", [True, False])
+def test_a_site_of_every_item_follows_its_item_through_shuffling(told):
+    """Conjugate: skill_i ~ N(0, 1), x_i ~ N(skill_i, 1), so that skill_i is N(x_i / 2, 1/2)."""
+    x = np.linspace(-3.0, 3.0, 12)
 
-    with pytest.raises(ValueError, match=r"share, found 'skill' in plate 'item', of which 2 of 10 are drawn a step"):
-        sites(normal(model), x=X)
+    def model(x):
+        with numpyro.plate("item", 12 if told else len(x), subsample_size=len(x)):
+            skill = numpyro.sample("skill", dist.Normal(0.0, 1.0))
+            numpyro.sample("x", dist.Normal(skill, 1.0), obs=x)
+
+    rates = optax.cosine_decay_schedule(0.1, 1200)
+    result = fit(KEY, model, normal(model), {"x": x}, optax.adam(rates), epochs=400, batch_size=4, progress=False)
+    np.testing.assert_allclose(result.params["skill_loc"], x / 2, atol=0.05)
+    np.testing.assert_allclose(result.params["skill_scale"], np.sqrt(0.5), atol=0.05)
 
 
 @pytest.mark.slow

@@ -53,7 +53,8 @@ def unfitted(model, guide, data, key=None):
     """A fit of no epochs, which compiles little; of a batch of runs for an array of keys."""
     key = jax.random.key(0) if key is None else key
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
-    compiled, leaves = compile_fit(model, guide, OPTIMIZER, key.ndim == 1)
+    compiled, leaves = compile_fit(model, guide, OPTIMIZER, key.ndim == 1, len(next(iter(arrays.values()))))
+    compiled.probe(leaves, key, arrays)
     return FitResult.start(compiled, leaves, compiled.init(leaves, key, arrays), arrays)
 
 

@@ -210,8 +210,12 @@ def test_resuming_another_number_of_runs_is_refused():
 def test_resuming_other_programs_is_refused_rather_than_ignored():
     """The model, guide and optimizer that are passed must be those of the fit: silently going on with others lies."""
     first = quiet(KEY, TOY, nothing, TOY_DATA, OPTIMIZER, epochs=1, batch_size=12)
+
+    def other(**data):
+        TOY(**data)
+
     with pytest.raises(ValueError, match="resume"):
-        quiet(KEY, toy_model(), nothing, TOY_DATA, OPTIMIZER, epochs=2, batch_size=12, resume=first)
+        quiet(KEY, other, nothing, TOY_DATA, OPTIMIZER, epochs=2, batch_size=12, resume=first)
 
 
 def test_bounds_that_changed_before_a_resume_are_used_or_refused(half):

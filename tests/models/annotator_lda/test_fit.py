@@ -84,8 +84,9 @@ def test_posterior_as_a_tree(form):
         result = batched().run(0)
     else:
         data = {"x": data["x"], "counts": counts_of(data["votes"], 3)}
-        compiled, leaves = compile_fit(MODEL, GUIDE, OPTIMIZER, False, {"alpha": ALPHAS[0]})
         arrays = {name: jnp.asarray(a) for name, a in data.items()}
+        compiled, leaves = compile_fit(MODEL, GUIDE, OPTIMIZER, False, len(arrays["x"]), None, {"alpha": ALPHAS[0]})
+        compiled.probe(leaves, KEY, arrays)
         result = FitResult.start(compiled, leaves, compiled.init(leaves, KEY, arrays), arrays)  # of no epochs
     tree = to_datatree(KEY, result, data, num_samples=2000)
     u = tree["posterior"]["u"]

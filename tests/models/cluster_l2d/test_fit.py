@@ -89,8 +89,9 @@ def test_runs_with_their_own_membership_and_classifier_equal_single_runs():
 
 def unfitted(model, guide, data, given):
     """A fit of no epochs, which compiles little."""
-    compiled, leaves = compile_fit(model, guide, OPTIMIZER, False, given)
     arrays = {name: jnp.asarray(a) for name, a in data.items()}
+    compiled, leaves = compile_fit(model, guide, OPTIMIZER, False, len(arrays["x"]), None, given)
+    compiled.probe(leaves, KEY, arrays)
     return FitResult.start(compiled, leaves, compiled.init(leaves, KEY, arrays), arrays)
 
 

@@ -118,7 +118,7 @@ def test_a_trained_classifier_is_that_of_the_fit():
 
 
 def test_draws_of_a_batch_are_refused():
-    compiled, leaves = compile_fit(pooled_l2d, GUIDE, OPTIMIZER, True, {"membership": OMEGA})
+    compiled, leaves = compile_fit(pooled_l2d, GUIDE, OPTIMIZER, True, 8, None, {"membership": OMEGA})
     result = FitResult.start(compiled, leaves, SVIState(None, None, KEY[None]), {})
     with pytest.raises(
         ValueError, match=r"Expected a single run, found a batch of runs. Choose one by result.run\(i\)"
@@ -140,10 +140,10 @@ def test_draws_need_a_fit_of_people():
     with refuses(match="Expected a typed key"):
         PooledPeople.of(0, fitted())
     given = {"membership": OMEGA, "classifier": AI}
-    compiled, leaves = compile_fit(pooled_l2d, exact(pooled_l2d, ["z"]), OPTIMIZER, False, given)
+    compiled, leaves = compile_fit(pooled_l2d, exact(pooled_l2d, ["z"]), OPTIMIZER, False, len(X), None, given)
     with refuses(match="found no guide of the continuous sites to draw from"):
         PooledPeople.of(KEY, fitted().replace(compiled=compiled, leaves=leaves))
     model = partial(pooled_l2d, membership=OMEGA)
-    compiled, leaves = compile_fit(model, guide_of(model), OPTIMIZER, False, {"classifier": AI})
+    compiled, leaves = compile_fit(model, guide_of(model), OPTIMIZER, False, len(X), None, {"classifier": AI})
     with refuses(match=r"with arguments=\{'membership': ...\}, found no membership in it"):
         PooledPeople.of(KEY, fitted().replace(compiled=compiled, leaves=leaves))
