@@ -68,10 +68,9 @@ class _Normal:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Run the guide."""
         which = items_here()
-        key = numpyro.prng_key()  # of plates that draw their own indices
         with block(), trace() as tr, items(which=which):
-            _AtMeans(seed(self.model, jax.random.key(0) if key is None else key))(*args, **kwargs)
-        plates = {name: site for name, site in tr.items() if site["type"] == "plate"}
+            _AtMeans(seed(self.model, jax.random.key(0)))(*args, **kwargs)
+        plates = {name: _indexed(site, which) for name, site in tr.items() if site["type"] == "plate"}
         drawn: dict[str, Array] = {}
         for name, site in tr.items():
             if not _is_latent(site):
@@ -110,6 +109,15 @@ class _Normal:
             for frame in tr[name]["cond_indep_stack"]:
                 stack.enter_context(numpyro.plate(frame.name, frame.size, dim=frame.dim))
             return numpyro.sample(name, tr[name]["fn"])
+
+
+def _indexed(plate: dict, which: Items | None) -> dict:
+    """Draw the indices of a plate anew that draws its own: those of the trace are always the same."""
+    size, part = plate["args"]
+    if part in (None, size) or (which is not None and which.plate == plate["name"] and which.rows is not None):
+        return plate
+    with numpyro.plate(plate["name"], size, subsample_size=part) as indices:
+        return {**plate, "value": indices}
 
 
 def _whole(plate: dict, which: Items | None) -> int:

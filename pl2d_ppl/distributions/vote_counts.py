@@ -30,5 +30,6 @@ class VoteCounts(Distribution):
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of counts, shape (..., D)."""
+        value = value.astype(jnp.result_type(self.probs))
         coefficient = gammaln(value.sum(-1) + 1.0) - gammaln(value + 1.0).sum(-1)
         return coefficient + xlogy(value, self.probs).sum(-1)

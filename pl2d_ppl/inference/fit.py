@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from pl2d_ppl.checks.data import check_arguments, check_data
 from pl2d_ppl.checks.declared import Given, check_declared
 from pl2d_ppl.checks.keys import check_keys
-from pl2d_ppl.checks.names import listed
 from pl2d_ppl.inference.compiled import CompiledFit, compile_fit, one_run
 from pl2d_ppl.inference.result import FitResult
 
@@ -42,7 +41,7 @@ class NonFiniteLossError(ArithmeticError):
     def __init__(self, epoch: int, step: int, sites: list[str], items: list[int], result: FitResult):
         self.epoch, self.step, self.sites, self.items, self.result = epoch, step, sites, items, result
         where = f"at site {', '.join(sites)}" if sites else "in the gradient, the loss itself being finite"
-        where += f", item {listed([str(i) for i in items])}" if items else ""
+        where += f", item {', '.join(map(str, items[:5]))}{' ...' if len(items) > 5 else ''}" if items else ""
         super().__init__(
             f"Expected a finite loss, found NaN or infinity in epoch {epoch}, step {step}, {where}. Lower the learning "
             "rate, clip gradients (optax.clip_by_global_norm), or look at the scale of x; if the loss is infinite at "

@@ -319,7 +319,8 @@ class _Kept:
                 self.means[name] = latent_site(traced, dimensions)
             elif "support" in traced:
                 table = site_factor(traced, dimensions).log_prob
-                self.add(latent_site(traced, dimensions), Conditional(table, {}))
+                dims = (*(d for d in table.dims if d != name), name)
+                self.add(latent_site(traced, dimensions), Conditional(Named(dims, aligned(table, dims)), {}))
 
     def add(self, site: LatentSite, conditional: Conditional) -> None:
         """Add a site that depends only on those before it."""

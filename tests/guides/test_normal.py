@@ -139,10 +139,10 @@ def test_a_site_of_every_item_follows_its_item_through_shuffling(told):
             skill = numpyro.sample("skill", dist.Normal(0.0, 1.0))
             numpyro.sample("x", dist.Normal(skill, 1.0), obs=x)
 
-    rates = optax.cosine_decay_schedule(0.1, 1200)
-    result = fit(KEY, model, normal(model), {"x": x}, optax.adam(rates), epochs=400, batch_size=4, progress=False)
-    np.testing.assert_allclose(result.params["skill_loc"], x / 2, atol=0.05)
-    np.testing.assert_allclose(result.params["skill_scale"], np.sqrt(0.5), atol=0.05)
+    rates = optax.cosine_decay_schedule(0.05, 9000)
+    result = fit(KEY, model, normal(model), {"x": x}, optax.adam(rates), epochs=3000, batch_size=4, progress=False)
+    np.testing.assert_allclose(result.params["skill_loc"], x / 2, atol=0.1)  # noise of one draw a step
+    np.testing.assert_allclose(result.params["skill_scale"], np.sqrt(0.5), atol=0.1)
 
 
 @pytest.mark.slow

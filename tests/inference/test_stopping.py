@@ -148,7 +148,9 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_site(network, site):
     data, step = poisoned_data()
     model = toy_model(**{network: Poisoned})
     optimizer = optax.adam(0.05)
-    with pytest.raises(NonFiniteLossError, match=f"epoch 1, step {step}, at site {site}. Lower") as caught:
+    with pytest.raises(
+        NonFiniteLossError, match=rf"epoch 1, step {step}, at site {site}, item \d+[^.]*. Lower"
+    ) as caught:
         quiet(KEY, model, nothing, data, optimizer, epochs=4, batch_size=8)
     error = caught.value
     assert (error.epoch, error.step, error.sites) == (1, step, [site])
