@@ -108,6 +108,7 @@ def _read(model: Callable, args: tuple, kwargs: dict, values: dict, detach: bool
     if detach:
         reused, given, args, kwargs = jax.tree.map(_detached, (reused, values, args, kwargs))
         factors = [_detached_factor(f) for f in factors]
+        latents = {n: _detached_site(s) for n, s in latents.items()}
     else:
         given = values
 
@@ -205,7 +206,13 @@ def _detached(leaf: Any) -> Any:
 
 
 def _detached_factor(factor: Factor) -> Factor:
-    def cut(named: Any) -> Any:
-        return None if named is None else named._replace(data=_detached(named.data))
+    return factor._replace(log_prob=_cut(factor.log_prob), mask=_cut(factor.mask), scale=_cut(factor.scale))
 
-    return factor._replace(log_prob=cut(factor.log_prob), mask=cut(factor.mask), scale=cut(factor.scale))
+
+def _detached_site(site: LatentSite) -> LatentSite:
+    fn = jax.tree.map(_detached, site.fn) if site.kind == "dirichlet" else site.fn
+    return site._replace(fn=fn, scale=_cut(site.scale))
+
+
+def _cut(named: Any) -> Any:
+    return None if named is None else named._replace(data=_detached(named.data))
