@@ -1,7 +1,7 @@
 """A model and a guide, compiled: initial state, an epoch, an evaluation, network outputs."""
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -111,6 +111,7 @@ class CompiledFit:
         self._optim: Any = None  # the first trace of _init also sets _constrain
         self.num_items, self.continuous = 1, False
         self._drawn: frozenset[str] | None = None
+        self._probed: dict[tuple, tuple] = {}
         runs = (tuple(0 if r else None for r in has_runs), 0)
 
         def over_runs(function: Callable, *axes: int | None) -> Callable:
@@ -172,18 +173,24 @@ class CompiledFit:
         """Shapes of the deterministic sites of one run; errors of the programs are raised here, before compilation."""
         check_signature(self.model, self.call(leaves, batch))
 
-        def sites(leaves: tuple[Array, ...], keys: Array) -> dict[str, Array]:
-            first = self._of_run(leaves, 0)
-            key = keys[0] if self.batched else keys
-            with explained(self.model, batch):
-                return self._trace(first, self._init(first, key, batch), key, batch)[0]
-
         runs = {leaf.shape[0] for leaf, own in zip(leaves, self._has_runs, strict=True) if own}
         if self.batched and runs and runs != {len(keys)}:
             raise ValueError(
                 f"Expected bounds and arguments of {len(keys)} runs, one for each key, found {sorted(runs)}."
             )
-        return jax.eval_shape(sites, leaves, keys)
+        shapes = tuple((jax.tree.structure(a), *_shapes(a)) for a in (leaves, keys, dict(batch)))
+        if shapes not in self._probed:
+
+            def sites(leaves: tuple[Array, ...], keys: Array, batch: Batch) -> dict[str, Array]:
+                state = self.init(leaves, keys, batch)  # compiled later from the same trace
+                state, key = jax.tree.map(lambda a: a[0], (state, keys)) if self.batched else (state, keys)
+                return self._trace(self._of_run(leaves, 0), state, key, batch)[0]
+
+            with explained(self.model, batch):
+                found = jax.eval_shape(sites, leaves, keys, dict(batch))
+            self._probed[shapes] = found, self.num_items, self.continuous
+        found, self.num_items, self.continuous = self._probed[shapes]
+        return found
 
     def start_on(
         self, leaves: tuple[Array, ...], example: Mapping[str, jax.ShapeDtypeStruct], runs: tuple[int, ...]
@@ -301,6 +308,11 @@ class CompiledFit:
         """Network outputs, the networks in evaluation mode."""
         with evaluation():
             return self._trace(leaves, state, key, batch)[0]
+
+
+def _shapes(tree: Any) -> Iterator[tuple]:
+    """Shapes and types of the leaves of a tree."""
+    return ((jnp.shape(a), jnp.result_type(a)) for a in jax.tree.leaves(tree))
 
 
 def _weight(model_trace: Mapping[str, dict], batch: Batch) -> int:
