@@ -27,13 +27,17 @@ from pl2d_ppl.engine.dirichlet import concentration_of, log_mean
 from pl2d_ppl.engine.elimination import LOG_ZERO, eliminate, expectation
 from pl2d_ppl.engine.factors import Factor, LatentSite
 from pl2d_ppl.engine.marginals import require_sites
-from pl2d_ppl.engine.named import Named, aligned, named_einsum
+from pl2d_ppl.engine.named import Named, aligned, named_einsum, summed
 from pl2d_ppl.engine.program import Program
 
 __all__ = ["MeanField", "coordinate_ascent"]
 
 TIE = 1e-6  # probabilities of values that differ by less are equal
 SPREAD = 0.5  # standard deviation of the logits that break a tie
+LEAST_LOG = -100.0  # extrapolation tells no smaller probabilities from zero
+LONGEST = 30.0  # of the step lengths of an extrapolation
+NOISE = 100.0  # differences of so many rounding errors are none
+ROUNDING = 8.0  # an ELBO has not fallen if it differs by so many rounding errors
 
 
 class MeanField(NamedTuple):
@@ -111,12 +115,12 @@ def coordinate_ascent(
         raise ValueError(f"Expected at least one sweep, found max_sweeps={max_sweeps}.")
     require_sites(list(program.latents) if sites is None else sites, program.latents)
     ascent = Ascent(program, sites, fixed)
+    path = ascent.path(ascent.start(start or {}), rng_key, set(start or ()))
 
-    def running(state: State) -> Array:
-        return (state.num_sweeps < max_sweeps) & (state.change > tolerance)
+    def running(path: Path) -> Array:
+        return (path.state.num_sweeps < max_sweeps) & (path.state.change > tolerance)
 
-    state = ascent.untied(ascent.start(start or {}), rng_key, set(start or ()))
-    state = jax.lax.while_loop(running, ascent.sweep, state)
+    state = jax.lax.while_loop(running, lambda path: ascent.advance(path, max_sweeps), path).state
     log_probs = {n: ascent.sites[n].by_position(a) for n, a in state.log_probs.items()}
     return MeanField(log_probs, state.concentrations, ascent.sites, state.num_sweeps, state.change)
 
@@ -125,13 +129,62 @@ class State(NamedTuple):
     """Factors of q in the middle of the ascent; those of discrete sites have one axis a plate, and their values."""
 
     log_probs: dict[str, Array]
+    probs: dict[str, Array]
     concentrations: dict[str, Array]
     num_sweeps: Array
     change: Array
 
+    @classmethod
+    def of(cls, log_probs: dict[str, Array], concentrations: dict[str, Array]) -> "State":
+        """Return the state before the first sweep."""
+        probs = {n: jnp.exp(a) for n, a in log_probs.items()}
+        return cls(log_probs, probs, concentrations, jnp.zeros((), int), jnp.full((), jnp.inf))
+
+
+class Path(NamedTuple):
+    """Where coordinate ascent is, and where the next sweep starts.
+
+    Attributes
+    ----------
+    state : State
+        After the last sweep. Its bound never falls.
+    before, point : dict of str to Array
+        The followers (see :class:`Ascent`) from which the last sweep started, and from which the next one will.
+    bound : Array
+        The ELBO at ``state``, one number for every unit.
+    trial : Array
+        Whether the next sweep starts from an extrapolation.
+    """
+
+    state: State
+    before: dict[str, Array]
+    point: dict[str, Array]
+    bound: Array
+    trial: Array
+
+
+class Split(NamedTuple):
+    """Factors for the sweeps: what only one site decides is added up once.
+
+    Attributes
+    ----------
+    own : dict of str to Array
+        The logits of every site from the factors of no other site.
+    joint : list of Factor
+        The other factors.
+    """
+
+    own: dict[str, Array]
+    joint: list[Factor]
+
 
 class Ascent:
     """The start of coordinate ascent, and one sweep of it.
+
+    Every second sweep starts from an extrapolation of the two before it (SQUAREM, Varadhan and Roland 2008). The site
+    that a sweep updates first does not depend on its old factor, so that only the others, its followers, are
+    extrapolated. Where all sites and factors share plates, the elements of these, such as items, do not depend on each
+    other: every such unit has a step length of its own, and goes back if its ELBO fell.
 
     Parameters
     ----------
@@ -152,9 +205,19 @@ class Ascent:
         self._fixed = fixed
         self._left = {n: s for n, s in latents.items() if n not in self.sites and s.kind == "discrete"}
         self.factors = eliminate(program.factors, self._left).factors
+        self.followers = [] if self.dirichlets else list(self.discrete)[:-1]
+        self._split = None if self.dirichlets else self.split(self.factors)
+        self.units = self._shared_plates()
         if self.dirichlets:
             means = {n: log_mean(concentration_of(s.fn)) for n, s in self.dirichlets.items()}
             check_conjugate(program.again, means)
+
+    def _shared_plates(self) -> tuple[str, ...]:
+        """Plates of more than one element that all discrete sites, and all factors of several of them, are in."""
+        if not self._split or not self.discrete:
+            return ()
+        around = [s.plates for s in self.discrete.values()] + [f.plates for f in self._split.joint]
+        return tuple(p for p, n in around[0].items() if n > 1 and all(p in plates for plates in around))
 
     def factors_at(self, log_means: Mapping[str, Array]) -> list[Factor]:
         """Return the factors at E[ln u] of the Dirichlet sites."""
@@ -167,10 +230,15 @@ class Ascent:
         q = {n: Named(self.sites[n].dims, jnp.exp(a)) for n, a in log_probs.items()}
         return sum((expectation(f, q) for f in factors), start=jnp.zeros(()))
 
-    def logits(self, name: str, factors: Sequence[Factor], log_probs: Mapping[str, Array]) -> Array:
-        """Gradient of the expected log joint with respect to q of a discrete site, over its weight."""
+    def split(self, factors: Sequence[Factor]) -> Split:
+        """Add up the factors of a single site each."""
+        own = {n: self._message(n, [f for f in factors if f.variables == (n,)], {}) for n in self.discrete}
+        return Split(own, [f for f in factors if len(f.variables) > 1])
+
+    def _message(self, name: str, factors: Sequence[Factor], probs: Mapping[str, Array]) -> Array:
+        """Gradient of the expected log-probability of factors with respect to q of a site, over its weight."""
         site = self.sites[name]
-        q = {n: Named(self.sites[n].dims, jnp.exp(a)) for n, a in log_probs.items() if n != name}
+        q = {n: Named(self.sites[n].dims, a) for n, a in probs.items() if n != name}
         messages = [_message(f, site, q) for f in factors if name in f.variables]
         shape = (*site.plates.values(), site.size)
         return jnp.broadcast_to(sum(messages, start=jnp.zeros(())), shape)
@@ -190,39 +258,128 @@ class Ascent:
                 continue
             own = [f for f in self.factors if f.name == name]
             if site.kind == "discrete":
-                log_probs[name] = log_softmax(self.logits(name, own, log_probs), -1)
+                probs = {n: jnp.exp(a) for n, a in log_probs.items()}
+                log_probs[name] = log_softmax(self._message(name, own, probs), -1)
             else:
                 concentrations[name] = jnp.broadcast_to(_mean_prior(site, log_probs, self.sites), shape)
-        return State(log_probs, concentrations, jnp.zeros((), int), jnp.full((), jnp.inf))
+        return State.of(log_probs, concentrations)
 
-    def untied(self, state: State, rng_key: Array | None, given: set[str]) -> State:
-        """Draw the start of discrete sites at random that the first sweep leaves uniform."""
+    def path(self, state: State, rng_key: Array | None, given: set[str]) -> Path:
+        """Begin: draw the start of discrete sites at random that the first sweep would leave uniform."""
+        before = {n: state.log_probs[n] for n in self.followers}
         free = [n for n in self.discrete if n not in given and self.sites[n].size > 1]
-        if not free or len(self.sites) == 1:  # the first update of a single site is its optimum
-            return state
-        swept = self.sweep(state)
-        keys = jax.random.split(jax.random.key(0) if rng_key is None else rng_key, len(free))
+        if free and len(self.sites) > 1:  # the first update of a single site is its optimum
+            swept = self.sweep(state)
+            ties = {n: _is_uniform(state.log_probs[n]) & _is_uniform(swept.log_probs[n]) for n in free}
+            tied = jnp.any(jnp.stack(list(ties.values())))
+            state = jax.lax.cond(tied, lambda: self._drawn(state, ties, rng_key), lambda: swept)
+        point = {n: state.log_probs[n] for n in self.followers}
+        shape = [self.discrete[self.followers[0]].plates[p] for p in self.units] if self.followers else []
+        return Path(state, before, point, jnp.full(shape, -jnp.inf), jnp.array(False))
+
+    def _drawn(self, state: State, ties: Mapping[str, Array], rng_key: Array | None) -> State:
+        keys = jax.random.split(jax.random.key(0) if rng_key is None else rng_key, len(ties))
         log_probs = dict(state.log_probs)
-        for name, key in zip(free, keys, strict=True):
-            tied = _is_uniform(state.log_probs[name]) & _is_uniform(swept.log_probs[name])
+        for (name, tied), key in zip(ties.items(), keys, strict=True):
             noise = SPREAD * jax.random.normal(key, log_probs[name].shape)
             log_probs[name] = jnp.where(tied, log_softmax(noise, -1), log_probs[name])
-        return state._replace(log_probs=log_probs)
+        return State.of(log_probs, state.concentrations)
+
+    def advance(self, path: Path, max_sweeps: int) -> Path:
+        """Sweep once; go back where an extrapolation lowered the ELBO; extrapolate after every second sweep."""
+        if not self.followers:
+            return path._replace(state=self.sweep(path.state))
+        state, bound = self._swept(_moved(path.state, path.point))
+        slack = ROUNDING * jnp.finfo(bound.dtype).eps * (1.0 + jnp.abs(path.bound))
+        kept = ~path.trial | ~(bound < path.bound - slack)
+        new = {n: state.log_probs[n] for n in self.followers}
+        old = {n: path.state.log_probs[n] for n in self.followers}
+        new, before = self._where(kept, new, old), self._where(kept, path.point, path.before)
+        # Another sweep must follow where a unit went back: its first site has not gone back yet.
+        change = jnp.where(jnp.all(kept), state.change, jnp.inf)
+        state = _moved(state, new)._replace(change=change)
+        trial = ~path.trial & (state.num_sweeps > 1) & (state.num_sweeps + 2 <= max_sweeps)
+        further = self._extrapolated(path.before, old, new)
+        point = {n: jnp.where(trial, further[n], new[n]) for n in self.followers}
+        return Path(state, before, point, jnp.where(kept, bound, path.bound), trial)
+
+    def _per_unit(self, array: Array, name: str) -> Array:
+        """Sum over everything but the units."""
+        dims = self.sites[name].dims
+        kept = summed(Named(dims, array), [d for d in dims if d not in self.units])
+        return aligned(kept, self.units)
+
+    def _over(self, unit: Array, name: str) -> Array:
+        """Let an array over units broadcast against the factor of a site."""
+        return aligned(Named(self.units, unit), self.sites[name].dims)
+
+    def _where(self, kept: Array, new: Mapping[str, Array], old: Mapping[str, Array]) -> dict[str, Array]:
+        return {n: jnp.where(self._over(kept, n), new[n], old[n]) for n in self.followers}
+
+    def _extrapolated(
+        self, first: Mapping[str, Array], second: Mapping[str, Array], third: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Squared extrapolation of three successive factors of the followers, in log space."""
+        steps, bends = {}, {}
+        for name in self.followers:
+            one, two, three = (jnp.maximum(x[name], LEAST_LOG) for x in (first, second, third))
+            steps[name], bends[name] = two - one, (three - two) - (two - one)
+        step, bend = (
+            sum((self._per_unit(jnp.square(x[n]), n) for n in self.followers), start=jnp.zeros(()))
+            for x in (steps, bends)
+        )
+        noise = (NOISE * jnp.finfo(step.dtype).eps) ** 2  # below it, a step is rounding errors
+        length = jnp.sqrt(step / jnp.maximum(bend, noise))
+        length = jnp.where(bend > noise, jnp.clip(length, 1.0, LONGEST), 1.0)
+        further = {}
+        for name in self.followers:
+            a = self._over(length, name)
+            start = jnp.maximum(first[name], LEAST_LOG)
+            further[name] = log_softmax(start + 2.0 * a * steps[name] + a * a * bends[name], -1)
+        return further
 
     def sweep(self, state: State) -> State:
         """Update every site once."""
+        if not self.dirichlets:
+            return self._swept(state)[0]
         log_means = {n: log_mean(a) for n, a in state.concentrations.items()}
         factors, pullback = _linearised(self.factors_at, log_means)
-        log_probs, concentrations, changes = dict(state.log_probs), dict(state.concentrations), [jnp.zeros(())]
-        for name in reversed(self.discrete):
-            new = log_softmax(self.logits(name, factors, log_probs), -1)
-            changes.append(jnp.max(jnp.abs(jnp.exp(new) - jnp.exp(log_probs[name]))))
-            log_probs[name] = new
-        for name, slope in self._slopes(factors, pullback, log_probs).items():
+        new = self._discrete(state, self.split(factors))[0]
+        concentrations, changes = dict(state.concentrations), [new.change]
+        for name, slope in self._slopes(factors, pullback, new.log_probs).items():
             site = self.sites[name]
             concentrations[name] = 1.0 + slope / jnp.expand_dims(site.weight, -1)
             changes.append(jnp.max(jnp.abs(log_mean(concentrations[name]) - log_means[name])))
-        return State(log_probs, concentrations, state.num_sweeps + 1, jnp.max(jnp.stack(changes)))
+        return new._replace(concentrations=concentrations, change=jnp.max(jnp.stack(changes)))
+
+    def _discrete(self, state: State, split: Split) -> tuple[State, dict[str, Array]]:
+        """Update every discrete site once; also return the logarithms of their normalisers."""
+        log_probs, probs, normalisers, changes = dict(state.log_probs), dict(state.probs), {}, [jnp.zeros(())]
+        for name in reversed(self.discrete):
+            logits = split.own[name] + self._message(name, split.joint, probs)
+            log_probs[name], new, normalisers[name] = _normalised(logits)
+            changes.append(jnp.max(jnp.abs(new - probs[name])))
+            probs[name] = new
+        change = jnp.max(jnp.stack(changes))
+        return State(log_probs, probs, state.concentrations, state.num_sweeps + 1, change), normalisers
+
+    def _swept(self, state: State) -> tuple[State, Array]:
+        """Sweep; return the ELBO of every unit after it, too.
+
+        After the update of the first site the ELBO is its normaliser, and what does not touch it, at the old factors of
+        the followers. Then every update adds the divergence of the old factor from the new one.
+        """
+        assert self._split is not None
+        new, normalisers = self._discrete(state, self._split)
+        q = {n: Named(self.sites[n].dims, state.probs[n]) for n in self.followers}
+        apart = [f for f in self._split.joint if set(f.variables) <= set(q)]
+        terms = [expectation(f, q, self.units) for f in apart]
+        for name, site in self.discrete.items():
+            gain = normalisers[name]
+            if name in q:
+                gain = (state.probs[name] * (self._split.own[name] - new.log_probs[name])).sum(-1, keepdims=True)
+            terms.append(self._per_unit(gain * aligned(site.scale, site.dims), name))
+        return new, sum(terms, start=jnp.zeros(()))
 
     def _slopes(self, factors: Sequence[Factor], pullback: Any, log_probs: Mapping[str, Array]) -> dict[str, Array]:
         """Gradient of the expected log joint with respect to E[ln u], in which it is linear."""
@@ -235,6 +392,21 @@ class Ascent:
 
         (slopes,) = pullback(jax.grad(value)([f.log_prob.data for f in factors]))
         return {n: slopes[n] for n in updated}
+
+
+def _moved(state: State, log_probs: Mapping[str, Array]) -> State:
+    """Move some factors elsewhere."""
+    probs = {n: jnp.exp(a) for n, a in log_probs.items()}
+    return state._replace(log_probs={**state.log_probs, **log_probs}, probs={**state.probs, **probs})
+
+
+def _normalised(logits: Array) -> tuple[Array, Array, Array]:
+    """Return log-probabilities, probabilities, with one exponential for both, and the logarithm of the normaliser."""
+    top = logits.max(-1, keepdims=True)
+    terms = jnp.exp(logits - top)
+    total = terms.sum(-1, keepdims=True)
+    normaliser = top + jnp.log(total)
+    return logits - normaliser, terms / total, normaliser
 
 
 def _message(factor: Factor, site: LatentSite, q: Mapping[str, Named]) -> Array:

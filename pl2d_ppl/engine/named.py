@@ -1,6 +1,7 @@
 """Arrays whose axes have names: plates and enumerated sites."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -32,11 +33,37 @@ def aligned(named: Named, dims: Sequence[str]) -> Array:
 
 
 def named_einsum(operands: Sequence[Named], keep: Sequence[str] = ()) -> Array:
-    """Multiply named arrays and sum over every dimension that is not kept."""
-    letters = {d: i for i, d in enumerate(dict.fromkeys(d for o in operands for d in o.dims))}
+    """Multiply named arrays and sum over every dimension that is not kept, the cheapest sum first."""
+    left = list(operands)
+    while summed_out := {d for o in left for d in o.dims} - set(keep):
+        groups = [[o for o in left if d in o.dims] for d in sorted(summed_out)]
+        group = min(groups, key=lambda g: prod(_sizes(g).values()))
+        others = [o for o in left if not any(o is member for member in group)]
+        needed = set(keep).union(*(o.dims for o in others))
+        left = [*others, _contracted(group, needed)]
+    data = [aligned(o, keep) for o in left]
+    product = prod(data[1:], start=data[0])
+    sizes = _sizes(left)
+    return jnp.broadcast_to(product, [sizes[d] for d in keep])
+
+
+def _contracted(operands: Sequence[Named], needed: Collection[str]) -> Named:
+    """Multiply arrays and sum over the dimensions that nobody needs."""
+    largest = max(operands, key=lambda o: len(o.dims))
+    sizes = _sizes([largest, *operands])
+    dims = tuple(d for d in sizes if d in needed)
+    if len(largest.dims) == len(sizes):  # a sum that fuses with all around it, in the order of memory; else a product
+        data = [aligned(o, tuple(sizes)) for o in operands]
+        over = tuple(i for i, d in enumerate(sizes) if d not in needed)
+        return Named(dims, prod(data[1:], start=data[0]).sum(over))
+    letters = {d: i for i, d in enumerate(sizes)}
     interleaved = [a for o in operands for a in (o.data, [letters[d] for d in o.dims])]
     order = "optimal" if len(operands) <= MANY else "greedy"
-    return jnp.einsum(*interleaved, [letters[d] for d in keep], optimize=order)
+    return Named(dims, jnp.einsum(*interleaved, [letters[d] for d in dims], optimize=order))
+
+
+def _sizes(operands: Sequence[Named]) -> dict[str, int]:
+    return {d: n for o in operands for d, n in o.sizes.items()}
 
 
 def scaled(named: Named, scale: Named) -> Named:

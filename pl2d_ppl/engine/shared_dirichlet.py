@@ -49,7 +49,7 @@ class SharedDirichlet(NamedTuple):
             return state["concentration"]
         ascent = Ascent(program, list(q.latents))
         log_probs = {n: ascent.sites[n].by_plates(a) for n, a in q.log_probs.items()}
-        swept = ascent.sweep(State(log_probs, q.concentrations, q.num_sweeps, q.change))
+        swept = ascent.sweep(State.of(log_probs, q.concentrations))
         rate = (state["steps"] + self.delay) ** -self.forgetting
         moved = (1.0 - rate) * state["concentration"] + rate * swept.concentrations[name]
         state["concentration"], state["steps"] = moved, state["steps"] + 1.0

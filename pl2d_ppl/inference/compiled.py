@@ -1,7 +1,7 @@
 """A model and a guide, compiled: initial state, an epoch, an evaluation, network outputs."""
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -125,6 +125,7 @@ class CompiledFit:
         self._plate: str | None = item_plate
         self._in_parts = False
         self._drawn: frozenset[str] | None = None
+        self._probed: dict[tuple, tuple] = {}
         runs = (tuple(0 if r else None for r in has_runs), 0)
 
         def over_runs(function: Callable, *axes: int | None) -> Callable:
@@ -195,21 +196,27 @@ class CompiledFit:
         """Shapes of the deterministic sites of one run; errors of the programs are raised here, before compilation."""
         check_signature(self.model, self.call(leaves, batch))
 
-        def sites(leaves: tuple[Array, ...], keys: Array) -> dict[str, Array]:
-            first = self._of_run(leaves, 0)
-            key = keys[0] if self.batched else keys
-            with explained(self.model, batch):
-                self._find_plate(first, key, batch)
-                self._in_parts = _length(batch) < self.num_rows
-                index = jnp.arange(_length(batch))
-                return self._trace(first, self._init(first, key, batch), key, batch, index)[0]
-
         runs = {leaf.shape[0] for leaf, own in zip(leaves, self._has_runs, strict=True) if own}
         if self.batched and runs and runs != {len(keys)}:
             raise ValueError(
                 f"Expected bounds and arguments of {len(keys)} runs, one for each key, found {sorted(runs)}."
             )
-        return jax.eval_shape(sites, leaves, keys)
+        shapes = tuple((jax.tree.structure(a), *_shapes(a)) for a in (leaves, keys, dict(batch)))
+        if shapes not in self._probed:
+
+            def sites(leaves: tuple[Array, ...], keys: Array, batch: Batch) -> dict[str, Array]:
+                first, key = self._of_run(leaves, 0), keys[0] if self.batched else keys
+                self._find_plate(first, key, batch)
+                self._in_parts = _length(batch) < self.num_rows
+                state = self.init(leaves, keys, batch)  # compiled later from the same trace
+                state = jax.tree.map(lambda a: a[0], state) if self.batched else state
+                return self._trace(first, state, key, batch, jnp.arange(_length(batch)))[0]
+
+            with explained(self.model, batch):
+                found = jax.eval_shape(sites, leaves, keys, dict(batch))
+            self._probed[shapes] = found, self.num_items, self.continuous, self._plate, self._in_parts
+        found, self.num_items, self.continuous, self._plate, self._in_parts = self._probed[shapes]
+        return found
 
     def start_on(
         self, leaves: tuple[Array, ...], example: Mapping[str, jax.ShapeDtypeStruct], runs: tuple[int, ...]
@@ -369,6 +376,11 @@ class CompiledFit:
 def _length(batch: Batch) -> int:
     """Number of items of a batch."""
     return len(next(iter(batch.values())))
+
+
+def _shapes(tree: Any) -> Iterator[tuple]:
+    """Shapes and types of the leaves of a tree."""
+    return ((jnp.shape(a), jnp.result_type(a)) for a in jax.tree.leaves(tree))
 
 
 def _is_continuous(site: Mapping[str, Any]) -> bool:
