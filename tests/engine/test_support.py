@@ -91,7 +91,6 @@ def test_draws_are_values_of_the_joint_posterior(float64):
     )
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="draws are taken over the value instead of its position")
 def test_a_data_tree_holds_values():
     result = fit(
         jax.random.key(0),
