@@ -51,7 +51,7 @@ def test_impossible_data(float64):
 @pytest.mark.parametrize("guide", [exact, mean_field])
 def test_a_fit_to_impossible_data_ends_with_an_error(guide):
     data = {"obs": np.array([0, 2], np.int32)}
-    with pytest.raises(NonFiniteLossError, match="at site .*s"):
+    with pytest.raises(NonFiniteLossError, match=r"at site .*s"):
         fit(
             jax.random.key(0),
             contradictory,
