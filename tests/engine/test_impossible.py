@@ -42,8 +42,8 @@ def absent(x):
 def test_impossible_data(float64):
     obs = np.array([0, 2])
     assert log_evidence(contradictory)(obs) == -np.inf
-    with pytest.raises(ValueError, match="'s'"):
-        marginals(contradictory)(obs)
+    found = marginals(contradictory)(obs)["s"]
+    assert np.isnan(found[1]).all()  # a distribution would be made up
     np.testing.assert_allclose(log_evidence(contradictory)(obs[:1]), np.log(0.5), rtol=1e-9)
     np.testing.assert_allclose(marginals(contradictory)(obs[:1])["s"], [[1.0, 0.0, 0.0]], atol=1e-12)
 
