@@ -45,7 +45,6 @@ def test_observed_categories(float64):
     np.testing.assert_allclose(value, log_norm(ALPHA + COUNTS) - log_norm(ALPHA), rtol=1e-9)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="conjugate, but refused: Multinomial computes xlogy")
 def test_counts(float64):
     def program():
         u = numpyro.sample("u", dist.Dirichlet(double(ALPHA)))
