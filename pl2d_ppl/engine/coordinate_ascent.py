@@ -114,6 +114,7 @@ def coordinate_ascent(
     if max_sweeps < 1:
         raise ValueError(f"Expected at least one sweep, found max_sweeps={max_sweeps}.")
     require_sites(list(program.latents) if sites is None else sites, program.latents)
+    require_sites(list(start or ()), program.latents)
     ascent = Ascent(program, sites, fixed)
     path = ascent.path(ascent.start(start or {}), rng_key, set(start or ()))
 
@@ -266,13 +267,15 @@ class Ascent:
 
     def path(self, state: State, rng_key: Array | None, given: set[str]) -> Path:
         """Begin: draw the start of discrete sites at random that the first sweep would leave uniform."""
+        state = self._led(state, given) if given & set(self.discrete) else state
         before = {n: state.log_probs[n] for n in self.followers}
         free = [n for n in self.discrete if n not in given and self.sites[n].size > 1]
         if free and len(self.sites) > 1:  # the first update of a single site is its optimum
             swept = self.sweep(state)
             ties = {n: _is_uniform(state.log_probs[n]) & _is_uniform(swept.log_probs[n]) for n in free}
             tied = jnp.any(jnp.stack(list(ties.values())))
-            state = jax.lax.cond(tied, lambda: self._drawn(state, ties, rng_key), lambda: swept)
+            drawn = self._led(self._drawn(state, ties, rng_key), given)
+            state = jax.lax.cond(tied, lambda: drawn, lambda: swept)
         point = {n: state.log_probs[n] for n in self.followers}
         shape = [self.discrete[self.followers[0]].plates[p] for p in self.units] if self.followers else []
         return Path(state, before, point, jnp.full(shape, -jnp.inf), jnp.array(False))
@@ -345,12 +348,19 @@ class Ascent:
         log_means = {n: log_mean(a) for n, a in state.concentrations.items()}
         factors, pullback = _linearised(self.factors_at, log_means)
         new = self._discrete(state, self.split(factors))[0]
-        concentrations, changes = dict(state.concentrations), [new.change]
-        for name, slope in self._slopes(factors, pullback, new.log_probs).items():
-            site = self.sites[name]
-            concentrations[name] = 1.0 + slope / jnp.expand_dims(site.weight, -1)
-            changes.append(jnp.max(jnp.abs(log_mean(concentrations[name]) - log_means[name])))
-        return new._replace(concentrations=concentrations, change=jnp.max(jnp.stack(changes)))
+        updated = self._updated(factors, pullback, new.log_probs)
+        changes = [jnp.max(jnp.abs(log_mean(a) - log_means[n])) for n, a in updated.items()]
+        change = jnp.max(jnp.stack([new.change, *changes]))
+        return new._replace(concentrations={**state.concentrations, **updated}, change=change)
+
+    def _led(self, state: State, given: set[str]) -> State:
+        """Update the Dirichlet sites that have no start: the first sweep would forget that of the discrete sites."""
+        if not self.dirichlets:
+            return state
+        log_means = {n: log_mean(a) for n, a in state.concentrations.items()}
+        updated = self._updated(*_linearised(self.factors_at, log_means), state.log_probs)
+        kept = {n: a for n, a in updated.items() if n not in given}
+        return state._replace(concentrations={**state.concentrations, **kept})
 
     def _discrete(self, state: State, split: Split) -> tuple[State, dict[str, Array]]:
         """Update every discrete site once; also return the logarithms of their normalisers."""
@@ -381,8 +391,8 @@ class Ascent:
             terms.append(self._per_unit(gain * aligned(site.scale, site.dims), name))
         return new, sum(terms, start=jnp.zeros(()))
 
-    def _slopes(self, factors: Sequence[Factor], pullback: Any, log_probs: Mapping[str, Array]) -> dict[str, Array]:
-        """Gradient of the expected log joint with respect to E[ln u], in which it is linear."""
+    def _updated(self, factors: Sequence[Factor], pullback: Any, log_probs: Mapping[str, Array]) -> dict[str, Array]:
+        """Concentrations from the gradient of the expected log joint in E[ln u], in which it is linear."""
         updated = [n for n in self.dirichlets if n not in self._fixed]
         if not updated:
             return {}
@@ -391,7 +401,7 @@ class Ascent:
             return self.expected([_with_data(f, a) for f, a in zip(factors, data, strict=True)], log_probs)
 
         (slopes,) = pullback(jax.grad(value)([f.log_prob.data for f in factors]))
-        return {n: slopes[n] for n in updated}
+        return {n: 1.0 + slopes[n] / jnp.expand_dims(self.sites[n].weight, -1) for n in updated}
 
 
 def _moved(state: State, log_probs: Mapping[str, Array]) -> State:

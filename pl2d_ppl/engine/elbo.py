@@ -17,7 +17,7 @@ from numpyro.primitives import Messenger
 from pl2d_ppl.engine._numpyro import unwrap
 from pl2d_ppl.engine.dirichlet import concentration_of, exp_log_mean, is_dirichlet, log_mean
 from pl2d_ppl.engine.elimination import eliminate, expectation
-from pl2d_ppl.engine.enumeration import DEPTH, Dimensions, Enumerate, TooDeep, is_latent, support_of
+from pl2d_ppl.engine.enumeration import Dimensions, Enumerate, TooDeep, is_latent, support_of
 from pl2d_ppl.engine.factors import Factor, LatentSite, latent_site, site_factor
 from pl2d_ppl.engine.program import check_plates
 
@@ -140,14 +140,15 @@ class EnumELBO(ELBO):
         ValueError
             If guide and model do not fit together.
         """
-        depth = DEPTH
+        dimensions = Dimensions()
         while True:
-            dimensions = Dimensions(depth)
             try:
                 traces = self._traces(dimensions, rng_key, param_map, model, guide, args, kwargs)
                 break
             except TooDeep as error:
-                depth = error.depth
+                if error.dimensions is not dimensions:
+                    raise
+                dimensions = Dimensions(error.depth)
         keep = () if self.keep_plate is None else (self.keep_plate,)
         with numpyro.validation_enabled(False):
             return _terms(*traces, dimensions, _Exact(model, args, kwargs), keep), traces
@@ -171,7 +172,7 @@ class EnumELBO(ELBO):
             given = substitute(seed(model, model_key), data={**param_map, **shared})
             replayed = Enumerate(_Replay(given, guide_trace), dimensions)
             model_trace = plain_trace(replayed).get_trace(*args, **kwargs)
-        _check_match(model_trace, guide_trace)
+        _check_match(model_trace, guide_trace, dimensions.depth)
         return model_trace, guide_trace
 
 
@@ -301,7 +302,7 @@ def _factors(tr: Mapping[str, dict], dimensions: Dimensions) -> dict[str, Factor
     return {name: site_factor(site, dimensions) for name, site in tr.items() if site["type"] == "sample"}
 
 
-def _check_match(model_trace: Mapping[str, dict], guide_trace: Mapping[str, dict]) -> None:
+def _check_match(model_trace: Mapping[str, dict], guide_trace: Mapping[str, dict], depth: int) -> None:
     ours, theirs = ({n: s for n, s in tr.items() if is_latent(s)} for tr in (guide_trace, model_trace))
     extra = [n for n in ours if n not in theirs and not ours[n]["infer"].get("is_auxiliary")]
     if extra:
@@ -316,7 +317,7 @@ def _check_match(model_trace: Mapping[str, dict], guide_trace: Mapping[str, dict
         )
     for name, site in ours.items():
         if name in theirs and "support" not in site:
-            _check_shape(name, site["value"], theirs[name]["fn"])
+            _check_shape(name, site["value"], theirs[name]["fn"], depth)
         if "support" not in site and not (is_dirichlet(site["fn"]) or site["fn"].has_rsample):
             raise ValueError(
                 f"Expected the guide's site {name!r} to be enumerated or reparametrised, found "
@@ -324,9 +325,9 @@ def _check_match(model_trace: Mapping[str, dict], guide_trace: Mapping[str, dict
             )
 
 
-def _check_shape(name: str, value: Array, fn: Distribution) -> None:
+def _check_shape(name: str, value: Array, fn: Distribution, depth: int) -> None:
     """Refuse a guide that draws fewer elements of a continuous site than the model has: they would share one draw."""
-    found, expected = jnp.shape(value), tuple(fn.shape())
+    found, expected = jnp.shape(value), (*fn.batch_shape[-depth:], *fn.event_shape)  # without enumerated sites
     rank = max(len(found), len(expected))
     found, expected = ((1,) * (rank - len(shape)) + shape for shape in (found, expected))
     if any(n == 1 < m for n, m in zip(found, expected, strict=True)):

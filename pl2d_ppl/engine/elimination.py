@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
@@ -73,7 +74,9 @@ def expectation(factor: Factor, q: Mapping[str, Named], keep: Sequence[str] = ()
     value = named_einsum(operands, [d for d in kept if d in present])
     value = aligned(Named(tuple(d for d in kept if d in present), value), kept)
     value = value * (repeats if factor.scale.dims else repeats * factor.scale.data)
-    return jnp.broadcast_to(jnp.where(value < IMPOSSIBLE, -jnp.inf, value), [factor.plates[d] for d in kept])
+    # Added, so that the gradient at other items passes.
+    value = value + jax.lax.stop_gradient(jnp.where(value < IMPOSSIBLE, -jnp.inf, 0.0))
+    return jnp.broadcast_to(value, [factor.plates[d] for d in kept])
 
 
 def with_parents(names: Collection[str], q: Mapping[str, Named]) -> list[str]:

@@ -17,16 +17,17 @@ from numpyro.primitives import Messenger
 
 from pl2d_ppl.engine._numpyro import given_masks, unwrap
 
-__all__ = ["Dimensions", "Enumerate", "TooDeep", "is_latent", "support_of"]
+__all__ = ["Dimensions", "Enumerate", "TooDeep", "is_latent", "is_positions", "positions_of", "support_of"]
 
+LARGEST_RANK = 63  # of an array, with an event dimension
 DEPTH = 6  # plates are rarely nested as deeply; a deeper program is read again
 
 
 class TooDeep(Exception):
     """A plate lies in the dimensions of enumerated sites: read the program again with more of them."""
 
-    def __init__(self, depth: int):
-        self.depth = depth
+    def __init__(self, depth: int, dimensions: "Dimensions"):
+        self.depth, self.dimensions = depth, dimensions
         super().__init__(f"plates in the last {depth} dimensions")
 
 
@@ -45,7 +46,13 @@ class Dimensions:
         self._sites: list[str] = []
 
     def add(self, site: str) -> int:
-        """Return a position for a site."""
+        """Return a position for a site; refuse more sites than an array has dimensions."""
+        if self.depth + len(self._sites) + 1 > LARGEST_RANK:
+            raise ValueError(
+                f"Expected at most {LARGEST_RANK - self.depth} discrete latent sites in a program, found {site!r} "
+                "besides: an array has at most 64 dimensions, and each site takes one. Make a site of several steps of "
+                "the chain, or fit it by TraceEnum_ELBO with numpyro.contrib.funsor's markov, which reuses dimensions."
+            )
         self._sites.append(site)
         return -self.depth - len(self._sites)
 
@@ -101,7 +108,7 @@ class Enumerate(Messenger):
 
     def _check_plate(self, frame) -> None:
         if -frame.dim > self.dimensions.depth:
-            raise TooDeep(-frame.dim)
+            raise TooDeep(-frame.dim, self.dimensions)
         dim = self.dimensions.plates.setdefault(frame.name, frame.dim)
         if dim != frame.dim:
             raise ValueError(
@@ -113,7 +120,7 @@ class Enumerate(Messenger):
         """Refuse given values that reach into the dimensions of enumerated sites."""
         rank = 0 if msg["value"] is None else jnp.ndim(msg["value"]) - msg["fn"].event_dim
         if rank > self.dimensions.depth and self.dimensions.site_at(-rank) is None:
-            raise TooDeep(rank)
+            raise TooDeep(rank, self.dimensions)
 
 
 def _sites_of_scan(msg: dict) -> list[str]:
@@ -158,6 +165,15 @@ def is_positions(support: Array) -> bool:
     if isinstance(support, jax.core.Tracer) or support.size != len(support):
         return False
     return np.array_equal(np.asarray(support).ravel(), np.arange(len(support)))
+
+
+def positions_of(support: Array, value: Array) -> Array:
+    """Return the index of values in a support, shape (values, batch shape or ones)."""
+    if is_positions(support):
+        return value
+    rank = max(jnp.ndim(value), support.ndim - 1)
+    value = jnp.reshape(value, (1,) * (rank + 1 - jnp.ndim(value)) + jnp.shape(value))
+    return jnp.argmax(value == support.reshape(len(support), *[1] * (rank - support.ndim + 1), *support.shape[1:]), 0)
 
 
 def _at(support: Array, position: int) -> Array:

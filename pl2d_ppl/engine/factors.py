@@ -16,7 +16,7 @@ from numpyro.ops.indexing import Vindex
 
 from pl2d_ppl.engine._numpyro import unwrap
 from pl2d_ppl.engine.dirichlet import is_dirichlet
-from pl2d_ppl.engine.enumeration import Dimensions, is_positions
+from pl2d_ppl.engine.enumeration import Dimensions, is_positions, positions_of
 from pl2d_ppl.engine.named import Named, aligned
 
 __all__ = ["Factor", "LatentSite", "latent_site", "site_factor"]
@@ -129,10 +129,7 @@ class LatentSite(NamedTuple):
 
     def position_of(self, value: Array) -> Array:
         """Index of values in the support."""
-        if self.support is None:
-            return value
-        support = _padded(self.support, jnp.ndim(value))
-        return jnp.argmax(_padded(jnp.asarray(value)[None], support.ndim - 1) == support, 0)
+        return value if self.support is None else positions_of(self.support, value)
 
     def value_at(self, position: Array) -> Array:
         """Values of the support at an index, shape by position."""
@@ -187,6 +184,9 @@ def latent_site(site: dict, dimensions: Dimensions) -> LatentSite:
             f"Expected a support of site {name!r} that no other latent site decides, found one that differs. Write "
             "values that cannot occur as probabilities of zero."
         )
+    if support is not None:  # the axes of other sites are of size one
+        batch = support.shape[1:]
+        support = support.reshape(size, *batch[len(batch) - min(len(batch), len(shape)) :])
     return LatentSite(
         name,
         "dirichlet" if support is None else "discrete",

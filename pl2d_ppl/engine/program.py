@@ -11,7 +11,7 @@ from numpyro.handlers import trace as plain_trace
 from numpyro.primitives import Messenger
 
 from pl2d_ppl.engine.dirichlet import concentration_of, exp_log_mean, is_dirichlet, log_mean
-from pl2d_ppl.engine.enumeration import DEPTH, Dimensions, Enumerate, TooDeep, is_latent
+from pl2d_ppl.engine.enumeration import Dimensions, Enumerate, TooDeep, is_latent
 from pl2d_ppl.engine.factors import Factor, LatentSite, latent_site, site_factor
 from pl2d_ppl.engine.items import ITEMS_MESSAGE, Items, items, items_here
 from pl2d_ppl.networks import MODE_MESSAGE
@@ -80,16 +80,18 @@ def read_program(
         If a latent site is not discrete, Dirichlet or given, or a site depends on another one outside its plates.
     """
     given = dict(values or {})
-    depth = DEPTH
+    dimensions = Dimensions()
     while True:
         try:
-            return _read(model, args, kwargs, given, detach, depth)
+            return _read(model, args, kwargs, given, detach, dimensions)
         except TooDeep as error:
-            depth = error.depth
+            if error.dimensions is not dimensions:  # of an enumeration around this one
+                raise
+            dimensions = Dimensions(error.depth)
 
 
-def _read(model: Callable, args: tuple, kwargs: dict, values: dict, detach: bool, depth: int) -> Program:
-    dimensions, watch = Dimensions(depth), _Watch(_Resolve(model, values, {}))
+def _read(model: Callable, args: tuple, kwargs: dict, values: dict, detach: bool, dimensions: Dimensions) -> Program:
+    watch = _Watch(_Resolve(model, values, {}))
     which = items_here()
     with block(hide_fn=watch.hides), plain_trace() as tr, numpyro.validation_enabled(False):
         Enumerate(items(watch, which), dimensions)(*args, **kwargs)
@@ -113,7 +115,7 @@ def _read(model: Callable, args: tuple, kwargs: dict, values: dict, detach: bool
         given = values
 
     def again(log_means: Mapping[str, Array]) -> list[Factor]:
-        sites = Dimensions(depth)
+        sites = Dimensions(dimensions.depth)
         frozen = _Resolve(seed(substitute(model, data=reused), jax.random.key(0)), given, log_means)
         frozen = items(frozen, which)
         with block(), plain_trace() as tr, numpyro.validation_enabled(False):

@@ -41,7 +41,8 @@ class SharedDirichlet(NamedTuple):
         shape = (*site.shape, site.size)
         rho = jnp.asarray((start or {}).get(site.name, concentration_of(site.fn)), float)
         first = {"concentration": jnp.broadcast_to(rho, shape), "steps": jnp.zeros(())}
-        return numpyro.primitives.mutable(f"{site.name}_shared", first)
+        state = numpyro.primitives.mutable(f"{site.name}_shared", first)
+        return dict(first) if state is first else state  # the first run, such as that of SVI.init, is no step
 
     def step(self, program: Program, q: MeanField, name: str, state: dict[str, Array]) -> Array:
         """Move the concentration towards the optimum of the mini-batch; in evaluation it stays."""

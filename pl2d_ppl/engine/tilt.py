@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpyro
 from numpyro.ops.indexing import Vindex
 
+from pl2d_ppl.engine.enumeration import positions_of, support_of
 from pl2d_ppl.engine.site_handler import SiteHandler
 
 __all__ = ["tilt"]
@@ -46,7 +47,8 @@ class tilt(SiteHandler):
         if msg.get("tilted"):
             raise ValueError(f"Expected one tilt of site {self.site!r}, found two. Add their weights up.")
         msg["tilted"] = True
-        size = msg["fn"].enumerate_support(expand=False).shape[0]
+        support = support_of(self.site, msg["fn"])
+        size = len(support)
         shape = jnp.shape(self.log_weight)
         batch = tuple(msg["fn"].batch_shape)
         plain = batch[-(len(shape) - 1) :] if len(shape) > 1 else ()
@@ -56,4 +58,6 @@ class tilt(SiteHandler):
                 f"Expected log_weight of a shape that broadcasts to {(*batch, size)} at site {self.site!r}, "
                 f"found {shape}. Its last axis runs over the values of the site."
             )
-        numpyro.factor(f"{self.site}_tilt", Vindex(jnp.asarray(self.log_weight))[..., msg["value"]])
+        numpyro.factor(
+            f"{self.site}_tilt", Vindex(jnp.asarray(self.log_weight))[..., positions_of(support, msg["value"])]
+        )

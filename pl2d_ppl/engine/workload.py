@@ -120,7 +120,8 @@ class workload(SiteHandler):
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
-        projected = shift(log_q, projection.multipliers)
+        # A row that does not count keeps its distribution: it would pay for the bounds of others.
+        projected = jnp.where(counted[..., None] > 0, shift(log_q, projection.multipliers), log_q)
         share = counted.reshape(-1) / jnp.maximum(counted.sum(), 1.0)
         numpyro.deterministic(f"{self.site}_multipliers", projection.multipliers)
         numpyro.deterministic(f"{self.site}_mean", share @ jnp.exp(projected).reshape(rows.shape))
