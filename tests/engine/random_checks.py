@@ -22,7 +22,7 @@ from pl2d_ppl.guides.mean_field import mean_field
 
 TOLERANCE = 2e-4
 DRAWS = 2_000
-SWEEPS = (1, 2, 5, 20)
+SWEEPS = (1, 4, 20)
 WORKLOAD_TOLERANCE = 1e-3
 KEY = 0
 
@@ -81,9 +81,10 @@ def check_inference(case):
         def of(params):
             return log_evidence(case.model, params=params)(**kwargs)
 
-        return jax.value_and_grad(of)(params), marginals(case.model, params=params)(**kwargs)
+        bound = EnumELBO().loss(jax.random.key(KEY), params, case.model, exact(case.model), **kwargs)
+        return jax.value_and_grad(of)(params), marginals(case.model, params=params)(**kwargs), -bound
 
-    (evidence, gradient), found = everything(case.params, case.kwargs)
+    (evidence, gradient), found, bound = everything(case.params, case.kwargs)
     assert_close(evidence, case.oracle.evidence, "evidence")
     assert set(case.latent) <= set(found) <= set(case.oracle.discrete), f"marginals of {set(found)}"
     for name, marginal in found.items():
@@ -93,7 +94,7 @@ def check_inference(case):
         ends = [case.oracle.log_evidence({**case.params, name: value + sign * step}) for sign in (1, -1)]
         assert_close(gradient[name], (ends[0] - ends[1]) / (2 * step), f"gradient in {name}", 1e-3)
     if case.latent:
-        assert_close(case.elbo(exact(case.model)), case.oracle.evidence, "ELBO of the exact guide")
+        assert_close(bound, case.oracle.evidence, "ELBO of the exact guide")
 
 
 def check_kept(case):

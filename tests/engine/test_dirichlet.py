@@ -83,7 +83,6 @@ def test_a_choice_and_its_sum_have_the_same_bound(float64, program):
     np.testing.assert_allclose(value, expected, rtol=1e-8)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="refused as a guide in too few plates")
 def test_the_chosen_concentration(float64):
     """u ~ Dirichlet(alpha[k]): the bound lies below the evidence, rises, and ends where both updates rest."""
     alphas, prior = np.array([[4.0, 1.0, 1.0], [1.0, 1.0, 3.0]]), np.array([0.7, 0.3])

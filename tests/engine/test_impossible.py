@@ -48,7 +48,6 @@ def test_impossible_data(float64):
     np.testing.assert_allclose(marginals(contradictory)(obs[:1])["s"], [[1.0, 0.0, 0.0]], atol=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="the marginals of a possible item are 0 beside an impossible one")
 def test_a_possible_item_beside_an_impossible_one(float64):
     found = marginals(contradictory)(np.array([0, 2]))["s"]
     np.testing.assert_allclose(found[0], [1.0, 0.0, 0.0], atol=1e-12)

@@ -83,6 +83,11 @@ def examples(count):
 
 @pytest.mark.slow
 def test_random_programs_have_the_evidence_the_marginals_and_the_bounds_of_brute_force():
+    examples(150)
+
+
+@pytest.mark.exhaustive
+def test_three_hundred_random_programs():
     examples(300)
 
 
@@ -93,9 +98,19 @@ def test_ten_thousand_random_programs_have_the_evidence_the_marginals_and_the_bo
 
 @pytest.mark.slow
 def test_mean_field_of_dirichlets_stays_below_the_evidence_and_refuses_what_is_not_conjugate():
+    of_dirichlets(10)
+
+
+@pytest.mark.exhaustive
+def test_mean_field_of_many_dirichlets():
+    of_dirichlets(60)
+
+
+def of_dirichlets(count):
+    """Check that many programs with Dirichlet sites."""
     tally = Tally()
 
-    @settings(max_examples=40, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(dirichlets())
     def check(program):
         case = Case(program)

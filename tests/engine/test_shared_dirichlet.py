@@ -70,7 +70,8 @@ def test_all_data_at_once_is_coordinate_ascent(float64):
 def test_the_first_step_goes_all_the_way(float64):
     """(t + delay)^-forgetting is 1 at t = 0 with a delay of 1: the mini-batch weighs as much as all the data."""
     batch = Y[:12]
-    result = EnumELBO().loss_with_mutable_state(KEY, {}, categories, mean_field(categories), batch)
+    first = {"u_shared": {"concentration": double(ALPHA), "steps": double(0.0)}}
+    result = EnumELBO().loss_with_mutable_state(KEY, first, categories, mean_field(categories), batch)
     state = result["mutable_state"]["u_shared"]
     whole = ALPHA + 10 * np.bincount(batch, minlength=3)
     np.testing.assert_allclose(state["concentration"], whole, rtol=1e-9)
@@ -87,7 +88,9 @@ def test_the_first_step_goes_all_the_way(float64):
 def test_a_start_is_the_first_state(float64):
     guide = mean_field(categories, start={"u": [5.0, 5.0, 5.0]}, delay=3.0, forgetting=1.0)
     batch = Y[:12]
-    state = EnumELBO().loss_with_mutable_state(KEY, {}, categories, guide, batch)["mutable_state"]["u_shared"]
+    first = EnumELBO().loss_with_mutable_state(KEY, {}, categories, guide, batch)["mutable_state"]
+    np.testing.assert_array_equal(first["u_shared"]["concentration"], [5.0, 5.0, 5.0])  # to begin with is no step
+    state = EnumELBO().loss_with_mutable_state(KEY, first, categories, guide, batch)["mutable_state"]["u_shared"]
     expected = (1 - 1 / 3) * 5.0 + (ALPHA + 10 * np.bincount(batch, minlength=3)) / 3
     np.testing.assert_allclose(state["concentration"], expected, rtol=1e-9)
 
