@@ -12,7 +12,6 @@ from pl2d_ppl.checks.labels import check_labels
 from pl2d_ppl.checks.membership import check_membership
 
 __all__ = [
-    "Check",
     "Given",
     "check_declared",
     "concentration",

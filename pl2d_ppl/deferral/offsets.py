@@ -29,6 +29,7 @@ from pl2d_ppl.engine.projection import LOG_FLOOR, Projection, log_floor, project
 __all__ = ["GATE_FLOOR", "Policy", "argmax_policy", "project_people", "untied"]
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.03, 0.01)  # in units of the gate's spread; at the last, means nearly equal shares
+LEAST = -1e4  # ln of a probability of zero
 GATE_FLOOR = -100.0  # ln of the least gate probability, about that of float32
 MOST_MOVES = 1000  # items moved one by one; if more must move, many are equal, and they are divided together
 MANY_EQUAL = 0.01  # largest difference between shares of the argmax and at the last temperature, if few are equal
@@ -111,7 +112,7 @@ def _to_jax(*arrays: NDArray | None) -> tuple[Array | None, ...]:
 
 def _annealed(log_gate: Array, log_people: Array | None, lower: Array, upper: Array) -> tuple[Array, Array]:
     """Return offsets at the lowest temperature, and that temperature; each fit starts from the last warmer one."""
-    log_gate = log_floor(log_gate, floor=GATE_FLOOR)
+    log_gate = log_floor(jnp.maximum(log_gate, LEAST), floor=GATE_FLOOR)  # offsets are finite, also of who is absent
     spread = jnp.std(log_gate - log_gate.mean(1, keepdims=True) - log_gate.mean(0) + log_gate.mean())
     whole = jnp.std(log_gate, where=log_gate > GATE_FLOOR / 2)  # all spread if items are equal; multipliers reach it
     units = jnp.maximum(jnp.maximum(spread, whole / 100), 1e-4) * jnp.array(TEMPERATURES, log_gate.dtype)
@@ -239,4 +240,4 @@ def _balanced(people_probs: NDArray, counts: NDArray, lower: NDArray, upper: NDA
 @jax.jit
 def _multipliers(log_people: Array, lower: Array, upper: Array, counts: Array) -> Array:
     floored = jnp.maximum(log_people, LOG_FLOOR)  # first, for rows of options that are closed
-    return project(log_floor(floored), lower, upper, weights=counts, max_steps=1000).multipliers
+    return project(log_floor(jnp.maximum(floored, LEAST)), lower, upper, weights=counts, max_steps=1000).multipliers

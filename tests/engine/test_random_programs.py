@@ -110,7 +110,9 @@ def of_dirichlets(count):
     """Check that many programs with Dirichlet sites."""
     tally = Tally()
 
-    @settings(max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
     @given(dirichlets())
     def check(program):
         case = Case(program)
