@@ -240,4 +240,4 @@ def _balanced(people_probs: NDArray, counts: NDArray, lower: NDArray, upper: NDA
 @jax.jit
 def _multipliers(log_people: Array, lower: Array, upper: Array, counts: Array) -> Array:
     floored = jnp.maximum(log_people, LOG_FLOOR)  # first, for rows of options that are closed
-    return project(log_floor(jnp.maximum(floored, LEAST)), lower, upper, weights=counts, max_steps=1000).multipliers
+    return project(log_floor(floored), lower, upper, weights=counts, max_steps=1000).multipliers

@@ -43,10 +43,11 @@ class Dimensions:
     def __init__(self, depth: int = DEPTH):
         self.depth = depth
         self.plates: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
         self._sites: list[str] = []
 
-    def add(self, site: str) -> int:
-        """Return a position for a site; refuse more sites than an array has dimensions."""
+    def add(self, site: str, size: int) -> int:
+        """Return a position for a site of some number of values; refuse more sites than an array has dimensions."""
         if self.depth + len(self._sites) + 1 > LARGEST_RANK:
             raise ValueError(
                 f"Expected at most {LARGEST_RANK - self.depth} discrete latent sites in a program, found {site!r} "
@@ -54,6 +55,7 @@ class Dimensions:
                 "the chain, or fit it by TraceEnum_ELBO with numpyro.contrib.funsor's markov, which reuses dimensions."
             )
         self._sites.append(site)
+        self.sizes[site] = size
         return -self.depth - len(self._sites)
 
     def site_at(self, position: int) -> str | None:
@@ -102,9 +104,8 @@ class Enumerate(Messenger):
         msg["masks"] = given_masks(msg["fn"], self)
         msg["infer"] = dict(msg["infer"])  # of its own: programs share one among sites
         if is_latent(msg) and msg["value"] is None and msg["fn"].has_enumerate_support and self.wanted(msg):
-            position = self.dimensions.add(msg["name"])
             msg["support"] = support_of(msg["name"], msg["fn"])
-            msg["value"] = _at(msg["support"], position)
+            msg["value"] = _at(msg["support"], self.dimensions.add(msg["name"], len(msg["support"])))
 
     def _check_plate(self, frame) -> None:
         if -frame.dim > self.dimensions.depth:

@@ -15,7 +15,6 @@ from numpyro.distributions import CategoricalLogits, CategoricalProbs, Distribut
 from numpyro.ops.indexing import Vindex
 
 from pl2d_ppl.engine._numpyro import unwrap
-from pl2d_ppl.engine.dirichlet import is_dirichlet
 from pl2d_ppl.engine.enumeration import Dimensions, is_positions, positions_of
 from pl2d_ppl.engine.named import Named, aligned
 
@@ -223,9 +222,14 @@ class _Names:
     def _name(self, dim: int, size: int) -> str:
         site = self.dimensions.site_at(dim)
         if site is not None:
+            self._check_size(
+                f"of {self.dimensions.sizes[site]} values of site {site!r}", self.dimensions.sizes[site], size
+            )
             return site
         if dim in self.frames:
-            return self.frames[dim]
+            plate = self.frames[dim]
+            self._check_size(f"of the {self._plates[plate]} elements of plate {plate!r}", self._plates[plate], size)
+            return plate
         if -dim > self.dimensions.depth:
             raise ValueError(
                 f"Expected the dimensions of site {self.site!r} to belong to plates and enumerated sites, found "
@@ -235,6 +239,13 @@ class _Names:
         name = _nameless(dim, size)
         self._plates[name] = size
         return name
+
+    def _check_size(self, what: str, expected: int, found: int) -> None:
+        if expected != found:
+            raise ValueError(
+                f"Expected site {self.site!r} to have a dimension {what}, found {found}. Values of discrete sites have "
+                "dimensions further left: index from the right, x[..., i], and do not cut them."
+            )
 
 
 def _nameless(dim: int, size: int) -> str:
@@ -299,8 +310,3 @@ def _feasible_where_masked(core: Distribution, value: Array, mask: Array) -> Arr
     used = jnp.any(used, axis=axes, keepdims=True)
     used = used.reshape(used.shape + (1,) * core.event_dim)
     return jnp.where(used, value, core.support.feasible_like(value))
-
-
-def dirichlet_latent(site: dict) -> bool:
-    """Whether a traced site is a Dirichlet that entered through E[ln u]."""
-    return bool(site.get("log_mean")) and is_dirichlet(site["fn"])

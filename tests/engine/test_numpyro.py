@@ -6,10 +6,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.contrib.funsor import plate_to_enum_plate
 from numpyro.infer import TraceEnum_ELBO
+from numpyro.primitives import Messenger
 from programs import ENUMERATE
 
+from pl2d_ppl.engine._numpyro import given_masks, unwrap
 from pl2d_ppl.engine.marginals import log_evidence
 from pl2d_ppl.guides.exact import exact
 
@@ -41,9 +42,19 @@ def test_a_guide_may_read_the_program_inside_numpyros_enumeration():
     assert type(numpyro.plate("item", 2)) is before
 
 
-def test_numpyros_own_context_may_still_not_be_nested():
-    """When it may, the library's own can go."""
-    with plate_to_enum_plate():
-        with plate_to_enum_plate():
-            pass
-        assert type(numpyro.plate("item", 2)).__module__ == "numpyro.primitives"
+def test_masks_are_read_as_they_were_given():
+    """NumPyro's stack holds the mask handlers; a masked distribution holds the mask as broadcast."""
+    given, seen = jnp.array([True, False]), {}
+
+    class look(Messenger):
+        def process_message(self, msg):
+            if msg["type"] == "sample":
+                seen["given"], (seen["core"], seen["broadcast"]) = given_masks(msg["fn"], self), unwrap(msg["fn"])
+
+    core = dist.Normal(jnp.zeros((3, 1, 2)), 1.0)
+    with look(), numpyro.plate("item", 2), numpyro.handlers.mask(mask=given):
+        numpyro.sample("y", core, obs=jnp.zeros((3, 1, 2)))
+    assert seen["core"].loc.shape == (3, 1, 2)
+    assert [m.shape for m in seen["broadcast"]] == [(3, 1, 2)]
+    assert len(seen["given"]) == 1
+    assert seen["given"][0] is given
