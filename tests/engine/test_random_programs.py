@@ -83,7 +83,7 @@ def examples(count):
 
 @pytest.mark.slow
 def test_random_programs_have_the_evidence_the_marginals_and_the_bounds_of_brute_force():
-    examples(150)
+    examples(60)
 
 
 @pytest.mark.exhaustive
@@ -98,7 +98,7 @@ def test_ten_thousand_random_programs_have_the_evidence_the_marginals_and_the_bo
 
 @pytest.mark.slow
 def test_mean_field_of_dirichlets_stays_below_the_evidence_and_refuses_what_is_not_conjugate():
-    of_dirichlets(10)
+    of_dirichlets(5)
 
 
 @pytest.mark.exhaustive
