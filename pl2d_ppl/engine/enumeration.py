@@ -2,7 +2,7 @@
 
 Positions of dimensions are counted from the right, as everywhere in NumPyro: the last ``depth`` ones belong to plates,
 and each enumerated site has one further left. Names of dimensions follow from positions, so that nothing is patched and
-nothing is global: an enumeration may run inside another one, and in several threads.
+nothing of ours is global: an enumeration may run inside another one.
 """
 
 from collections.abc import Callable

@@ -151,7 +151,6 @@ def site_factor(site: dict, dimensions: Dimensions) -> Factor:
     log_prob = _log_prob(core, value, site)
     names = _Names(site, dimensions)
     lp, scale = names.pack(log_prob), _scale(site, names)
-    plates = names.plates()
     if mask is None:
         return Factor(site["name"], lp, None, scale, names.plates())
     packed = names.pack(mask)

@@ -26,7 +26,7 @@ def depending(function: Callable, argument: Any) -> Any:
     Returns
     -------
     pytree of bool
-        Of the structure of the results.
+        The flags have the structure of the results.
     """
     traced, shapes = jax.make_jaxpr(function, return_shape=True)(argument)
     flags = _flow(traced.jaxpr, [True] * len(traced.jaxpr.invars))
