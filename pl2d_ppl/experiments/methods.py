@@ -35,6 +35,7 @@ from pl2d_ppl.inference.result import FitResult
 from pl2d_ppl.inference.schedule import Schedule
 from pl2d_ppl.models.cluster_l2d import cluster_l2d
 from pl2d_ppl.models.pooled_l2d import pooled_l2d
+from pl2d_ppl.models.prob_cluster_l2d import prob_cluster_l2d
 from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import Ensemble, Frozen, network_for
 from pl2d_ppl.people.pooled import PooledPeople
@@ -142,9 +143,8 @@ def _prob_l2d(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
         gating=shape.network(shape.num_experts + 1),
         experts=shape.experts,
         classifier=shape.classifier,
-        latent_annotations=guide != "exact",  # the same posterior of z at less cost
     )
-    return model, exact(model) if guide == "exact" else mean_field(model)
+    return model, exact(model, ["z"]) if guide == "exact" else mean_field(model)
 
 
 def _naive(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
@@ -155,13 +155,11 @@ def _naive(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
 
 def _cluster_l2d(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
     del guide
-    model = partial(
-        cluster_l2d,
-        gating=shape.network(shape.num_clusters + 1),
-        classifier=shape.classifier,
-        experts=None if shape.complete else shape.experts,
-        latent_annotations=False,
-    )
+    networks = {"gating": shape.network(shape.num_clusters + 1), "classifier": shape.classifier}
+    if shape.complete:
+        model = partial(cluster_l2d, **networks)
+    else:
+        model = partial(prob_cluster_l2d, **networks, experts=shape.experts)
     return model, exact(model, ["v"])
 
 
