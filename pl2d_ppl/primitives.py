@@ -21,7 +21,18 @@ from pl2d_ppl.distributions.answers import ABSENT, EXACT, label_channel
 from pl2d_ppl.engine.chosen import chosen
 from pl2d_ppl.networks import Frozen, NotGiven, instantiate
 
-__all__ = ["ENUMERATE", "MISSING", "Network", "answers", "cluster_member", "items", "network", "observe", "with_ai"]
+__all__ = [
+    "ENUMERATE",
+    "MISSING",
+    "Network",
+    "answers",
+    "cluster_member",
+    "items",
+    "network",
+    "observe",
+    "partly_known",
+    "with_ai",
+]
 
 ENUMERATE = {"enumerate": "parallel"}
 MISSING = -1
@@ -123,6 +134,32 @@ def observe(name: str, fn: dist.Distribution, values: Array | None) -> Array:
         return numpyro.sample(name, fn, obs=values)
 
 
+def partly_known(name: str, logits: Array, values: Array | None, *, observed: str) -> Array:
+    """Sample a category that is known at some places: latent elsewhere, and equal to the known one there.
+
+    Parameters
+    ----------
+    name : str
+        Name of the latent site.
+    logits : array, shape (..., C)
+        Logits of the categories.
+    values : array of int, optional
+        Known categories, -1 where missing, in the shape of the plates. Without them all are generated.
+    observed : str
+        Name of the observed site, which has the probability of the known categories.
+
+    Returns
+    -------
+    array of int
+        The value of the latent site.
+    """
+    if values is not None:
+        observe(observed, dist.Categorical(logits=logits), values)
+        known = label_channel(logits.shape[-1], EXACT)[values]
+        logits = jnp.where(values[..., None] >= 0, known, logits)
+    return numpyro.sample(name, dist.Categorical(logits=logits), infer=dict(ENUMERATE))
+
+
 def with_ai(belief_logits: Array, ai_logits: Array, *, trains_ai: bool = False) -> Array:
     """Add the AI as the last decider: deterministic site ``belief_logits``.
 
@@ -178,11 +215,7 @@ def answers(
     everybody = jnp.arange(num_deciders)
     with numpyro.plate("expert", num_deciders, dim=-1):
         said = None if annotations is None else jnp.pad(annotations, ((0, 0), (0, 1)), constant_values=MISSING)
-        t_logits = belief_logits
-        if said is not None:
-            observe("annotation", dist.Categorical(logits=belief_logits), said)
-            t_logits = jnp.where(said[..., None] >= 0, label_channel(num_categories, EXACT)[said], belief_logits)
-        t = numpyro.sample("t", dist.Categorical(logits=t_logits), infer=dict(ENUMERATE))
+        t = partly_known("t", belief_logits, said, observed="annotation")
         read = dist.Categorical(logits=label_channel(num_categories, label_noise)[t])
         if y is not None:
             with chosen(index=decider, size=num_deciders):

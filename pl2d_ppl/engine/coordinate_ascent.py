@@ -24,7 +24,7 @@ from jax.nn import log_softmax
 
 from pl2d_ppl.engine.conjugacy import check_conjugate
 from pl2d_ppl.engine.dirichlet import concentration_of, log_mean
-from pl2d_ppl.engine.elimination import LOG_ZERO, chosen_by, eliminate, expectation, expected_mask
+from pl2d_ppl.engine.elimination import LOG_ZERO, choice_of, eliminate, expectation, expected_mask
 from pl2d_ppl.engine.factors import Factor, LatentSite
 from pl2d_ppl.engine.marginals import require_sites
 from pl2d_ppl.engine.named import Named, aligned, named_einsum, summed
@@ -425,9 +425,9 @@ def _message(factor: Factor, site: LatentSite, q: Mapping[str, Named]) -> Array:
     operands = [log_prob, factor.scale] if factor.scale.dims else [log_prob]
     probs = {n: q[n] for n in factor.variables if n != site.name}
     plates = dict(factor.plates)
-    if chosen_by(factor.mask, site, [*operands, *probs.values()]):
-        plates.pop(factor.mask.dims[1])  # the site's axis takes its place
-        operands = [factor.mask.on_site(o) for o in (*operands, *probs.values())]
+    if (choice := choice_of(site, factor.mask, [*operands, *probs.values()])) is not None:
+        plates.pop(choice.dims[1])  # the site's axis takes its place
+        operands = [choice.on_site(o) for o in (*operands, *probs.values())]
     elif factor.mask is not None:
         operands += [expected_mask(factor.mask, probs, log_prob), *probs.values()]
     else:

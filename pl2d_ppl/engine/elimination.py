@@ -16,7 +16,7 @@ __all__ = [
     "LOG_ZERO",
     "Conditional",
     "Elimination",
-    "chosen_by",
+    "choice_of",
     "eliminate",
     "expectation",
     "expected_mask",
@@ -88,11 +88,12 @@ def expectation(factor: Factor, q: Mapping[str, Named], keep: Sequence[str] = ()
     return jnp.broadcast_to(value, [factor.plates[d] for d in kept])
 
 
-def chosen_by(mask: Named | None, site: LatentSite, operands: Sequence[Named]) -> bool:
-    """Whether a mask is the choice of a site, which nothing else depends on."""
+def choice_of(site: LatentSite, mask: Named | None, operands: Sequence[Named]) -> OneHot | None:
+    """Return a mask if it is the choice of a site, which nothing else depends on."""
     if not isinstance(mask, OneHot) or mask.dims[0] != site.name or mask.dims[1] in site.dims:
-        return False
-    return not any(site.name in o.dims for o in operands) and any(mask.dims[1] in o.dims for o in operands)
+        return None
+    alone = not any(site.name in o.dims for o in operands) and any(mask.dims[1] in o.dims for o in operands)
+    return mask if alone else None
 
 
 def expected_mask(mask: Named, probs: dict[str, Named], log_prob: Named) -> Named:

@@ -48,7 +48,7 @@ class Case(NamedTuple):
     inputs: dict
     values: list  # of dicts of data
     observed: object  # takes data, returns the sites' values
-    forward: dict = {}  # options of the program where it runs forward
+    forward: dict | None = None  # options of the program where it runs forward
     continuous: tuple = ()  # latent sites that are fixed, since the oracle does not integrate them
 
 
@@ -142,7 +142,7 @@ def evidence(model, data):
 @pytest.mark.parametrize("name", names())
 def test_draws_are_as_frequent_as_the_conditioned_program_says(name):
     case = CASES[name]()
-    forward, model = partial(case.model, **case.forward), case.model
+    forward, model = partial(case.model, **(case.forward or {})), case.model
     tr = trace(seed(forward, jax.random.key(1))).get_trace(**case.inputs)
     fixed = {site: tr[site]["value"] for site in case.continuous}
     forward, model = substitute(forward, data=fixed), substitute(model, data=fixed)
