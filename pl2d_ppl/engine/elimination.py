@@ -195,8 +195,8 @@ class _State:
 
     def next(self, left: Sequence[str], order: Sequence[str] | None) -> str:
         """Choose a variable: among those in the most plates, the first in the order, or the cheapest."""
-        depth = max(len(self._variables[n].long_plates) for n in left)
-        deepest = [n for n in left if len(self._variables[n].long_plates) == depth]
+        depth = max(self._variables[n].depth for n in left)
+        deepest = [n for n in left if self._variables[n].depth == depth]
         return min(deepest, key=order.index if order is not None else self._cost)
 
     def _cost(self, name: str) -> int:
