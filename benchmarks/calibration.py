@@ -4,9 +4,9 @@
 
 Parameters and data are drawn from a program, and the guide is fitted to the data. If it is calibrated, the rank of a
 drawn parameter among draws of its posterior is uniform, and z-scores have standard deviation 1; above 1 the guide is
-too sure. Printed for each site: the p-value of a chi-square test of uniform ranks (one random element of the site from each
-repeat, ten bins), the standard deviation of z-scores, and how often 50 % and 90 % intervals hold the truth. Discrete
-sites are judged by their probabilities: "ranks" then tests these against frequencies, in ten bins.
+too sure. Printed for each site: the p-value of a chi-square test of uniform ranks (one random element of the site from
+each repeat, ten bins), the standard deviation of z-scores, and how often 50 % and 90 % intervals hold the truth.
+Discrete sites are judged by their probabilities: "ranks" then tests these against frequencies, in ten bins.
 """
 
 import argparse
