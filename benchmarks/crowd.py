@@ -5,7 +5,7 @@
 
 The truth is hidden in training, except for the share of gold. Baselines are those of crowd-kit (pip install
 'pl2d_ppl[crowd]'); their classifier is the same network, trained on the labels that they infer. Printed are means
-and standard deviations over seeds, in per cent.
+and standard deviations over seeds, in per cent; with annotated test items also the area under accuracy over coverage.
 """
 
 import argparse
@@ -21,11 +21,14 @@ import pandas as pd
 from pl2d_ppl import MLP, fit
 from pl2d_ppl.data import Annotated, read_data, split, standardise
 from pl2d_ppl.engine.guide_tools import no_guide
+from pl2d_ppl.experiments.curve import evaluate_curve
+from pl2d_ppl.experiments.learned import PooledLearned
 from pl2d_ppl.models.classification import classification
-from pl2d_ppl.people.crowd import fit_crowd
+from pl2d_ppl.people.crowd import Crowd, fit_crowd
 
 DATA = Path(os.environ.get("PL2D_DATA", "../shared/data"))
 MODEL = "crowd_l2d"
+COVERAGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def main() -> None:
@@ -72,13 +75,21 @@ def compare(name: str, seed: int, gold: float, hidden: tuple[int, ...]) -> list[
         }
 
     crowd = fit_crowd(jax.random.key(seed), hidden_truth, hidden=hidden)
-    rows = [row(MODEL, crowd.truth, crowd.people.defer(test.x).ai.argmax(1))]
+    rows = [row(MODEL, crowd.truth, crowd.people.defer(test.x).ai.argmax(1)) | area(crowd, train, test)]
     labels = {"truth known": train.y}
     if gold == 0:
         labels |= {method: aggregated(method, train) for method in ("MajorityVote", "DawidSkene", "MACE", "GLAD")}
     for method, label in labels.items():
         rows.append(row(method, label, classified(seed, train.x, label, test.x, hidden, train.num_categories)))
     return rows
+
+
+def area(crowd: Crowd, train: Annotated, test: Annotated) -> dict[str, float]:
+    """Area under accuracy over coverage, by policies that were fitted without labels; if test items are annotated."""
+    if not ((test.annotations >= 0) & (test.y >= 0)[:, None]).any():
+        return {}
+    curve = evaluate_curve(PooledLearned(crowd.people), train.x, test, COVERAGES)
+    return {"area": curve["area_offset"]}
 
 
 def aggregated(method: str, data: Annotated) -> np.ndarray:
