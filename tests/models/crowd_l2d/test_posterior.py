@@ -42,5 +42,5 @@ def test_the_guide_is_close_to_nuts():
     found = np.diagonal(people.values("confusion", data["x"]), axis1=2, axis2=3)
     np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=0.05)
     ratio = found.std(0) / expected.std(0)
-    # Units and their scales are independent in the guide, but not in the posterior: their product is wider, by 1.1 to 1.4.
+    # Units and their scales are independent in the guide, but not in the posterior: their product is wider.
     assert np.all((ratio > 0.8) & (ratio < 1.5)), ratio
