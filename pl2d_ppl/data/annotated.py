@@ -33,7 +33,7 @@ class Annotated:
         Features, stored as float32; or a lazy source of items, such as images that are decoded on access. The shape is
         (N, 0) if there are only annotations.
     y : array of int, shape (N,)
-        Truth, −1 where unknown; stored as int32. At least one item's truth must be known, unless there are votes.
+        Truth, −1 where unknown; stored as int32. It may be unknown of all items, if there are annotations or votes.
     annotations : array of int, shape (N, M)
         Category that each expert gave, −1 where missing; stored as int32. M may be 0.
     group : array of int or str, shape (N,), optional
@@ -55,8 +55,8 @@ class Annotated:
     Raises
     ------
     ValueError
-        If shapes disagree, labels are not integers or out of range, `x` holds NaN or infinity, no truth is
-        known, there is no item, or names repeat.
+        If shapes disagree, labels are not integers or out of range, `x` holds NaN or infinity, there is no item, or
+        neither truth, nor annotations, nor votes, or names repeat.
 
     Warns
     -----
@@ -286,10 +286,10 @@ def _check_whole(data: Annotated) -> None:
         raise ValueError(
             "Expected votes in counts, found none: every vote is missing. Check how missing votes are coded."
         )
-    if not (data.y >= 0).any() and data.counts is None:
+    if not (data.y >= 0).any() and not (data.annotations >= 0).any() and data.counts is None:
         raise ValueError(
-            "Expected the truth of at least one item in y, found only -1. Add labels: the AI cannot learn without "
-            "truth."
+            "Expected the truth of at least one item in y, or annotations, found only -1. Add labels: nothing can be "
+            "learned without any."
         )
     silent = [name for name, column in zip(data.annotators, data.annotations.T, strict=True) if (column < 0).all()]
     if silent:

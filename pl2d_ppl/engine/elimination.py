@@ -10,9 +10,19 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from pl2d_ppl.engine.factors import Factor, LatentSite
-from pl2d_ppl.engine.named import Named, aligned, named_einsum, scaled, summed
+from pl2d_ppl.engine.named import Named, OneHot, aligned, named_einsum, scaled, summed
 
-__all__ = ["LOG_ZERO", "Conditional", "Elimination", "eliminate", "expectation", "total", "with_parents"]
+__all__ = [
+    "LOG_ZERO",
+    "Conditional",
+    "Elimination",
+    "choice_of",
+    "eliminate",
+    "expectation",
+    "expected_mask",
+    "total",
+    "with_parents",
+]
 
 LOG_ZERO = -1e30  # a finite ln 0: its product with a probability of zero is zero, not NaN as for -inf
 IMPOSSIBLE = -1e20  # below it, a sum of log-probabilities contains a ln 0
@@ -62,12 +72,11 @@ def expectation(factor: Factor, q: Mapping[str, Named], keep: Sequence[str] = ()
         Minus infinity where something has happened whose probability is zero.
     """
     log_prob = factor.log_prob._replace(data=jnp.maximum(factor.log_prob.data, LOG_ZERO))
-    operands = [log_prob]
+    operands = [log_prob, factor.scale] if factor.scale.dims else [log_prob]
+    probs = {name: q[name] for name in with_parents(factor.variables, q)}
     if factor.mask is not None:
-        operands.append(factor.mask._replace(data=factor.mask.data.astype(log_prob.data.dtype)))
-    if factor.scale.dims:
-        operands.append(factor.scale)
-    operands += [q[name] for name in with_parents(factor.variables, q)]
+        operands.append(expected_mask(factor.mask, probs, log_prob))
+    operands += probs.values()
     kept = [d for d in keep if d in factor.plates]
     present = {d for o in operands for d in o.dims}
     repeats = prod(size for plate, size in factor.plates.items() if plate not in present and plate not in kept)
@@ -77,6 +86,24 @@ def expectation(factor: Factor, q: Mapping[str, Named], keep: Sequence[str] = ()
     # Added, so that the gradient at other items passes.
     value = value + jax.lax.stop_gradient(jnp.where(value < IMPOSSIBLE, -jnp.inf, 0.0))
     return jnp.broadcast_to(value, [factor.plates[d] for d in kept])
+
+
+def choice_of(site: LatentSite, mask: Named | None, operands: Sequence[Named]) -> OneHot | None:
+    """Return a mask if it is the choice of a site, which nothing else depends on."""
+    if not isinstance(mask, OneHot) or mask.dims[0] != site.name or mask.dims[1] in site.dims:
+        return None
+    alone = not any(site.name in o.dims for o in operands) and any(mask.dims[1] in o.dims for o in operands)
+    return mask if alone else None
+
+
+def expected_mask(mask: Named, probs: dict[str, Named], log_prob: Named) -> Named:
+    """Mask as an operand; of a choice that nothing else depends on, its expectation, whose site leaves ``probs``."""
+    if isinstance(mask, OneHot):
+        site, plate = mask.dims
+        others = [q for name, q in probs.items() if name != site]
+        if site in probs and plate not in probs[site].dims and not any(site in q.dims for q in others):
+            return mask.renamed(probs.pop(site))
+    return mask._replace(data=mask.data.astype(log_prob.data.dtype))
 
 
 def with_parents(names: Collection[str], q: Mapping[str, Named]) -> list[str]:
@@ -209,7 +236,8 @@ class _State:
     def resolve(self, branch: str) -> None:
         """Set a branch to its mask."""
         mask = self.masks.pop(branch)
-        self.factors = [_chosen(f, branch, mask) if branch in f.log_prob.dims else f for f in self.factors]
+        parts = (_chosen(f, branch, mask) if branch in f.log_prob.dims else [f] for f in self.factors)
+        self.factors = [factor for part in parts for factor in part]
 
     def _touching(self, name: str) -> list[Factor]:
         return [f for f in self.factors if name in f.log_prob.dims]
@@ -243,10 +271,22 @@ def _branched(factor: Factor, branch: str) -> Factor:
     return factor._replace(log_prob=Named((branch, *lp.dims), both), mask=None)
 
 
-def _chosen(factor: Factor, branch: str, mask: Named) -> Factor:
+def _chosen(factor: Factor, branch: str, mask: Named) -> list[Factor]:
     """Take the value of a factor at the branch that the mask chooses."""
     lp = factor.log_prob
+    if isinstance(mask, OneHot) and mask.dims[0] not in lp.dims and mask.dims[1] in lp.dims and not factor.scale.dims:
+        return _at_choice(factor, branch, mask)
     sizes = {d: s for d, s in (lp.sizes | mask.sizes).items() if d != branch}
     off, on = aligned(lp, (branch, *sizes))
     dims = tuple(sizes)
-    return factor._replace(log_prob=Named(dims, jnp.where(aligned(mask, dims), on, off)))
+    return [factor._replace(log_prob=Named(dims, jnp.where(aligned(mask, dims), on, off)))]
+
+
+def _at_choice(factor: Factor, branch: str, mask: OneHot) -> list[Factor]:
+    """Return a factor with the branch off everywhere, and what changes where it is on: at one element of the plate."""
+    lp = factor.log_prob
+    dims = tuple(d for d in lp.dims if d != branch)
+    off, on = aligned(lp, (branch, *dims))
+    plates = {p: n for p, n in factor.plates.items() if p != mask.dims[1]}
+    change = factor._replace(log_prob=mask.on_site(Named(dims, on - off)), plates=plates)
+    return [factor._replace(log_prob=Named(dims, off)), change]

@@ -14,9 +14,9 @@ from jax import Array
 from numpyro.distributions import CategoricalLogits, CategoricalProbs, Distribution
 from numpyro.ops.indexing import Vindex
 
-from pl2d_ppl.engine._numpyro import unwrap
+from pl2d_ppl.engine._numpyro import Choice, unwrap
 from pl2d_ppl.engine.enumeration import Dimensions, is_positions, positions_of
-from pl2d_ppl.engine.named import Named, aligned
+from pl2d_ppl.engine.named import Named, OneHot, aligned
 
 __all__ = ["Factor", "LatentSite", "latent_site", "site_factor"]
 
@@ -153,6 +153,10 @@ def site_factor(site: dict, dimensions: Dimensions) -> Factor:
     lp, scale = names.pack(log_prob), _scale(site, names)
     if mask is None:
         return Factor(site["name"], lp, None, scale, names.plates())
+    if (choice := _choice(site, names, lp)) is not None:
+        others = _conjunction([m for m in site["masks"] if not isinstance(m, Choice)])
+        lp = lp if others is None else names.pack(jnp.where(others, log_prob, 0.0))
+        return Factor(site["name"], lp, choice, scale, names.plates())
     packed = names.pack(mask)
     plates = names.plates()
     if not enumerated and set(packed.dims) - set(lp.dims) - set(plates):
@@ -160,6 +164,21 @@ def site_factor(site: dict, dimensions: Dimensions) -> Factor:
     # A masked latent element gets a uniform distribution: it sums to one and adds nothing to an ELBO.
     off = -jnp.log(len(site["support"])) if enumerated else 0.0
     return Factor(site["name"], names.pack(jnp.where(mask, log_prob, off)), None, scale, plates)
+
+
+def _choice(site: dict, names: "_Names", lp: Named) -> OneHot | None:
+    """Return the mask of an observed site that leaves the element which another site chooses, if it is that simple."""
+    choices = [m.mask for m in site["masks"] if isinstance(m, Choice)]
+    if len(choices) != 1 or "support" in site:
+        return None
+    mask, others = names.pack(choices[0]), _conjunction([m for m in site["masks"] if not isinstance(m, Choice)])
+    plates = names.plates()
+    chooser, within = ([d for d in mask.dims if (d in plates) == flag] for flag in (False, True))
+    by_others = () if others is None else names.pack(others).dims
+    simple = len(chooser) == len(within) == 1 and mask.sizes[chooser[0]] == mask.sizes[within[0]]
+    if not simple or chooser[0] in lp.dims or not set(by_others) <= {*lp.dims, *plates}:
+        return None
+    return OneHot((chooser[0], within[0]), aligned(mask, (chooser[0], within[0])))
 
 
 def latent_site(site: dict, dimensions: Dimensions) -> LatentSite:
@@ -269,6 +288,7 @@ def _conjunction(masks: list) -> Any:
     """All masks at once; None if nothing is masked."""
     mask = None
     for each in masks:
+        each = each.mask if isinstance(each, Choice) else each
         if each is not True:
             mask = jnp.asarray(each) if mask is None else mask & each
     return mask

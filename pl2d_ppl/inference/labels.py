@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Labels"]
 
-EXPERT, CATEGORY, CLUSTER, VOTE, OPTION = "expert", "category", "cluster", "vote", "option"
+EXPERT, CATEGORY, CLUSTER, VOTE, OPTION, ANSWER = "expert", "category", "cluster", "vote", "option", "answer"
 AI = "AI"
 ITEM = "item"
 # Axes that are no plates, in the library's vocabulary: of networks' outputs, after the items; of data; and of the
@@ -70,10 +70,10 @@ class Labels:
         for name, own in OUTPUT_DIMS.items():
             if own[-1] == CATEGORY and name in outputs:
                 self.sizes.setdefault(CATEGORY, outputs[name].shape[-1])
-        if "annotations" in data:
+        if "gate_probs" in outputs and OPTION not in self.sizes:
+            self.sizes[EXPERT] = outputs["gate_probs"].shape[-1]  # a plate of people may be without the AI
+        elif "annotations" in data:
             self.sizes.setdefault(EXPERT, data["annotations"].shape[1] + self.has_ai)
-        elif "gate_probs" in outputs and OPTION not in self.sizes:
-            self.sizes.setdefault(EXPERT, outputs["gate_probs"].shape[-1])
         self.coords = {**{name: list(values) for name, values in coords.items()}, **dict(self._names(coords))}
 
     def _names(self, coords: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
@@ -115,26 +115,30 @@ class Labels:
 
         named: dict[Any, Any] = {}
         axes: dict[Any, Any] = {}
+        proposed = {
+            site: list(zip(dims.get(site, [self.item]), np.shape(array)[int(draws) :], strict=False))
+            for site, array in arrays.items()
+        }
+        labels = self._of_people({size for pairs in proposed.values() for d, size in pairs if d == EXPERT})
         for site, array in arrays.items():
             name, array = site.replace("/", "."), np.asarray(array)
             named[name] = array[None] if draws else array
-            proposed = zip(dims.get(site, [self.item]), array.shape[int(draws) :], strict=False)
-            fitting = [d if d is not None and self.sizes.get(d, size) == size else None for d, size in proposed]
+            fitting = [d if d is not None and labels.sizes.get(d, n) == n else None for d, n in proposed[site]]
             axes[name] = list(self.dims.get(name, fitting))
-        coords: dict[Any, Any] = dict(self.coords)
+        coords: dict[Any, Any] = dict(labels.coords)
         sample_dims = ["chain", "draw"] if draws else []
         return dict_to_dataset(named, inference_library=numpyro, coords=coords, dims=axes, sample_dims=sample_dims)
 
-    def people(self, number: int) -> "Labels":
-        """Return labels of people alone, without the AI, which annotates nothing."""
-        if self.sizes.get(EXPERT) != number + 1:
+    def _of_people(self, lengths: set[int]) -> "Labels":
+        """Return labels without the AI where nothing has an axis of all deciders: it annotates nothing."""
+        if not lengths or lengths != {self.sizes.get(EXPERT, 0) - 1}:
             return self
         people = copy.copy(self)
-        people.sizes = {**self.sizes, EXPERT: number}
+        people.sizes = {**self.sizes, EXPERT: self.sizes[EXPERT] - 1}
         people.coords = {**self.coords, EXPERT: self.coords[EXPERT][:-1]}
         return people
 
     def data(self, data: Mapping[str, Any]) -> "xr.Dataset":
         """Label data of the items."""
-        labels = self.people(data["annotations"].shape[1]) if "annotations" in data else self
-        return labels.dataset(data, {n: (self.item, *DATA_DIMS.get(n, ())) for n in data})
+        listed = {"annotations": (ANSWER,), "people": (ANSWER,)} if "people" in data else {}
+        return self.dataset(data, {n: (self.item, *(DATA_DIMS | listed).get(n, ())) for n in data})

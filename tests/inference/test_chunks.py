@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow  # every test compiles a posterior of its own
 
 KEY = jax.random.key(0)
 LOWER, UPPER = (0.0, 0.0, 0.6), (1.0, 0.1, 1.0)
-MODEL = mlp_model(3, 2, 3, latent_annotations=True)
+MODEL = mlp_model(3, 2, 3)
 NUM_DRAWS = 3000
 
 
