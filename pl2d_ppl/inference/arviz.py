@@ -17,7 +17,7 @@ from pl2d_ppl.inference.result import FitResult
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["to_datatree"]
+__all__ = ["checked_items", "to_datatree"]
 
 
 def to_datatree(
@@ -110,7 +110,7 @@ def to_datatree(
     if the guide approximates the posterior poorly, the estimate is poor (Magnusson et al. 2019,
     Bayesian leave-one-out cross-validation for large data. ICML).
     """
-    arrays = _checked(rng_key, result, data, num_samples, batch_size)
+    arrays = checked_items(rng_key, result, data, num_samples, batch_size)
     rows = None if index is None else _check_index(index, arrays, result.compiled.num_rows)
     found = draw_posterior(rng_key, result, arrays, num_samples, batch_size, rows)
     plate = result.compiled.plate
@@ -129,10 +129,32 @@ def to_datatree(
     return _tree({name: group for name, group in groups.items() if group.data_vars}, result, found)
 
 
-def _checked(
+def checked_items(
     rng_key: Array, result: FitResult, data: Mapping[str, Any], num_samples: int, batch_size: int
 ) -> dict[str, Array]:
-    """Check the arguments, and return the arrays in the types that the programs were compiled for."""
+    """Check the arguments, and return the arrays in the types that the programs were compiled for.
+
+    Parameters
+    ----------
+    rng_key : Array
+        A typed key.
+    result : FitResult
+        The fit.
+    data : mapping of str to array, shape (N, ...)
+        Items.
+    num_samples, batch_size : int
+        Positive numbers.
+
+    Returns
+    -------
+    dict of str to Array
+        The data.
+
+    Raises
+    ------
+    ValueError
+        If they are not as they should be.
+    """
     check_key(rng_key)
     if result.compiled.batched:
         raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
@@ -190,7 +212,8 @@ def _tree(groups: dict[str, "xr.Dataset"], result: FitResult, found: Found) -> "
     about = {"inference_name": "SVI", "epochs": result.epoch, "status": result.status}
     for group in groups.values():
         group.attrs.pop("sample_dims", None)  # some plots of arviz-plots mistake it for an argument of their own
-    groups["posterior"].attrs.update(about)
+    if "posterior" in groups:
+        groups["posterior"].attrs.update(about)
     tree = xr.DataTree.from_dict(groups)
     tree.attrs.update(about)
     if not found.evidence:

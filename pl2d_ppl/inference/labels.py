@@ -17,8 +17,8 @@ __all__ = ["Labels"]
 EXPERT, CATEGORY, CLUSTER, VOTE, OPTION, ANSWER = "expert", "category", "cluster", "vote", "option", "answer"
 AI = "AI"
 ITEM = "item"
-# Axes that are no plates, in the library's vocabulary: of networks' outputs, after the items; of data; and of the
-# values of a site, the first of these that has its size.
+# Axes that are no plates, in the library's vocabulary: of networks' outputs, after the items; of data, and their sites;
+# and of the values of a site, the first of these that has its size.
 OUTPUT_DIMS = {
     "gate_probs": (EXPERT,),
     "ai_probs": (CATEGORY,),
@@ -27,6 +27,7 @@ OUTPUT_DIMS = {
     "cluster_probs": (CLUSTER, CATEGORY),
     "right_probs": (EXPERT,),
 }
+SITE_DIMS = {"annotation": (EXPERT,), "votes": (VOTE,), "counts": (CATEGORY,)}
 DATA_DIMS = {"annotations": (EXPERT,), "votes": (VOTE,), "counts": (CATEGORY,)}
 VALUE_DIMS = {"z": (EXPERT, CLUSTER), "v": (OPTION,), "w": (EXPERT,), "u": (CLUSTER,)}
 
@@ -92,8 +93,8 @@ class Labels:
             yield name, given
 
     def of_output(self, name: str, own: Dims) -> list[str | None]:
-        """Name the axes of a deterministic site: its plates, else those of the library's vocabulary."""
-        known: tuple[str, ...] = OUTPUT_DIMS.get(name, ())
+        """Name the axes of a deterministic or observed site: its plates, else those of the library's vocabulary."""
+        known: tuple[str, ...] = (OUTPUT_DIMS | SITE_DIMS).get(name, ())
         if name == "gate_probs" and OPTION in self.sizes:
             known = (OPTION,)
         free = [i for i, dim in enumerate(own) if dim is None]

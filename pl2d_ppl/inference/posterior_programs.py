@@ -24,7 +24,16 @@ from pl2d_ppl.inference.conditionals import Kept
 from pl2d_ppl.inference.evidence import log_evidence_of_items
 from pl2d_ppl.networks import evaluation
 
-__all__ = ["Dims", "Facts", "PosteriorPrograms", "SiteShape", "bounds_of", "posterior_programs"]
+__all__ = [
+    "Dims",
+    "Facts",
+    "PosteriorPrograms",
+    "SiteShape",
+    "bounds_of",
+    "dims_of_deterministic",
+    "dims_of_sample",
+    "posterior_programs",
+]
 
 Dims = tuple[str | None, ...]  # a plate for every axis, or None where it is in none
 
@@ -77,7 +86,7 @@ class PosteriorPrograms:
 
         def traced(*arguments: Any) -> Facts:
             sites = self._continuous(*arguments)
-            return Facts(dims=tuple((name, _dims_of_sample(site)) for name, site in sites.items()))
+            return Facts(dims=tuple((name, dims_of_sample(site)) for name, site in sites.items()))
 
         return jax.eval_shape(traced, *arguments).dims
 
@@ -111,7 +120,7 @@ class PosteriorPrograms:
             self._read({**params, **values}, self.compiled.call(leaves, data), {})
         sites = {n: s for n, s in tr.items() if s["type"] == "deterministic"}
         lengths = tuple((n, len(s["value"])) for n, s in tr.items() if s["type"] == "plate")
-        dims = tuple((n, _dims_of_deterministic(s)) for n, s in sites.items())
+        dims = tuple((n, dims_of_deterministic(s)) for n, s in sites.items())
         facts = Facts(dims, lengths, divisible=not _has_params(tr, self.compiled.plate, index))
         return {n: jnp.asarray(s["value"]) for n, s in sites.items()}, facts
 
@@ -192,7 +201,7 @@ class PosteriorPrograms:
                 kept = own.given(self._read(given, data, {**values, **means})) if own.means else everything
                 drawn = kept.draw(own_key, drawn)
                 decided = self._decided({**given, **means, **drawn}, data, outputs)
-                late.update({n: _dims_of_deterministic(s) for n, s in decided.items()})
+                late.update({n: dims_of_deterministic(s) for n, s in decided.items()})
                 sites = {**kept.sites, **own.means}
                 return _stored({**drawn, **means}, sites) | {n: jnp.asarray(s["value"]) for n, s in decided.items()}
 
@@ -267,15 +276,15 @@ def _plates_of(site: Mapping[str, Any]) -> list[str]:
     return [f.name for f in site.get("cond_indep_stack", ())]
 
 
-def _dims_of_sample(site: dict) -> Dims:
+def dims_of_sample(site: dict) -> Dims:
     """Name the axes of a continuous site: plates, "" for a dimension of length one in no plate, None for any other."""
     event, shape = site["fn"].event_dim, jnp.shape(site["value"])
-    frames = {f.dim - event: f.name for f in site["cond_indep_stack"]}
-    axes = range(-len(shape), 0)
-    return tuple(frames.get(d, "" if d < -event and shape[d] == 1 else None) for d in axes)
+    frames = {f.dim - event: f for f in site["cond_indep_stack"]}
+    plates = {d: f.name for d, f in frames.items() if -d <= len(shape) and shape[d] == f.size}
+    return tuple(plates.get(d, "" if d < -event and shape[d] == 1 else None) for d in range(-len(shape), 0))
 
 
-def _dims_of_deterministic(site: dict) -> Dims:
+def dims_of_deterministic(site: dict) -> Dims:
     """Name the axes of a deterministic site by the plates that it is in, where lengths agree."""
     shape = jnp.shape(site["value"])
     frames = {f.dim: f for f in site.get("cond_indep_stack", ())}
