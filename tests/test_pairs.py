@@ -55,6 +55,7 @@ MODELS = {
         },
         LABELLED,
     ),
+    "crowd_l2d": ({"membership": MEMBERSHIP, "classifier": classifier}, {"x": X, "annotations": ANNOTATIONS}),
     "membership": ({}, {"cluster_probs": CLUSTER_PROBS, "annotations": Y}),
     "pooled_l2d": ({"membership": MEMBERSHIP, "classifier": classifier}, LABELLED),
     "prob_l2d": (

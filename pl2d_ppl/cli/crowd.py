@@ -15,7 +15,7 @@ from pl2d_ppl.data import Annotated, standardise
 from pl2d_ppl.experiments.reports import versions, write_json
 from pl2d_ppl.io import check_writable, written_whole
 from pl2d_ppl.people.crowd import CROWD_SCHEDULE, Crowd, fit_crowd
-from pl2d_ppl.plots import MOST_NAMES, plot_heatmap, save_figure
+from pl2d_ppl.plots import MOST_CELLS, MOST_NAMES, plot_heatmap, save_figure
 
 __all__ = ["CrowdOptions", "crowd", "run_crowd"]
 
@@ -64,7 +64,8 @@ def _write(out: Path, found: Crowd, data: Annotated, options: CrowdOptions) -> l
     with written_whole(out / "truth.csv") as scratch:
         _truth(found, data).to_csv(scratch, index=False)
     skill, accuracy = found.skill(), found.accuracy()
-    most = np.argsort(-(data.annotations >= 0).sum(0), kind="stable")[:MOST_NAMES]  # in a legible picture
+    legible = max(1, min(MOST_NAMES, MOST_CELLS // data.num_categories))
+    most = np.argsort(-(data.annotations >= 0).sum(0), kind="stable")[:legible]
     shown, names = skill[most].transpose(1, 0, 2), [data.annotators[m] for m in most]
     label = "probability of being right, by true category: posterior mean and 90 % interval"
     picture = plot_heatmap(shown[..., 0], data.classes, names, label=label, spread=shown[..., 1:])

@@ -159,7 +159,7 @@ def fit_crowd(
     Warns
     -----
     UserWarning
-        If nobody ever says a category, or somebody says something else than the inferred truth more often than not.
+        If nobody ever says a category, or somebody is surely right less often than by chance.
     """
     _check_heard(data)
     model, guide = _programs(data.x.shape[1:], tuple(hidden), data.num_categories, classifier is not None)
@@ -212,17 +212,12 @@ def _check_heard(data: Annotated) -> None:
 
 def _warn_of_contradiction(found: Crowd, data: Annotated) -> None:
     """Name those who contradict the inferred truth; what they say still counts, as evidence for something else."""
-    rest = found.truth_probs.mean(0)
-    said = found.confusion.mean(0)
-    often = [
-        name
-        for name, matrix in zip(data.annotators, said, strict=True)
-        if np.diagonal(matrix) @ rest < 1 / len(rest) and matrix.argmax(1).tolist() != list(range(len(rest)))
-    ]
+    below = found.accuracy()[:, 2] < 1 / len(found.classes)
+    often = [name for name, flag in zip(data.annotators, below, strict=True) if flag]
     if often:
         warn(
-            f"Expected people who are right more often than by chance, found {listed(often)} below it: they contradict "
-            "the others. Check how their annotations are coded."
+            f"Expected people who are right more often than by chance, found {listed(often)} surely below it: they "
+            "contradict the others. Check how their annotations are coded."
         )
 
 

@@ -20,6 +20,7 @@ from pl2d_ppl.models.annotator_lda import annotator_lda
 from pl2d_ppl.models.annotator_urn import annotator_urn
 from pl2d_ppl.models.classification import classification
 from pl2d_ppl.models.cluster_l2d import cluster_l2d
+from pl2d_ppl.models.crowd_l2d import crowd_l2d
 from pl2d_ppl.models.membership import membership
 from pl2d_ppl.models.pooled_l2d import pooled_l2d
 from pl2d_ppl.models.prob_cluster_l2d import prob_cluster_l2d
@@ -106,6 +107,16 @@ def of_pooled():
     return case._replace(values=list(distinct.values()), observed=observed, continuous=(*sites, *units))
 
 
+def of_crowd():
+    """The truth is observed as gold in the conditioned program, and generated as y."""
+    case = labelled(partial(crowd_l2d, membership=OMEGA, **NETWORKS))
+    units = ("cluster_mean_decentered", "person_decentered")
+    return case._replace(
+        observed=lambda data: {"y": data["y"][:, None], "annotation": data["annotations"]},
+        continuous=("ability", "scale", "spread", *units),
+    )
+
+
 CASES = {
     "annotator_lda": of_lda,
     "annotator_urn": of_urn,
@@ -115,6 +126,7 @@ CASES = {
         {"x": X, "annotations": np.array([[1, -1]])},
         people=False,
     ),
+    "crowd_l2d": of_crowd,
     "membership": of_placement,
     "pooled_l2d": of_pooled,
     "prob_cluster_l2d": lambda: labelled(partial(prob_cluster_l2d, membership=OMEGA, **NETWORKS, **GATE, **EXPERTS)),
