@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
+from numpyro.distributions import CategoricalLogits
 
+from pl2d_ppl.engine._numpyro import unwrap
 from pl2d_ppl.engine.factors import Factor, LatentSite
 from pl2d_ppl.engine.named import Named, OneHot, aligned, named_einsum, scaled, summed
 
@@ -181,18 +183,20 @@ class _State:
         self.conditionals: dict[str, Conditional] = {}
         self.homes = {f.name: _long_plates(f) for f in factors}  # of every variable, kept or not
         self.factors: list[Factor] = []
+        self.branched: set[str] = set()  # observed sites, and zero where their branch is off
         for factor in factors:
             if factor.mask is not None and set(factor.variables) & set(variables):
                 branch = f"{factor.name}__branch"
                 self.masks[branch], self.homes[branch] = factor.mask, self.homes[factor.name]
                 factor = _branched(factor, branch)
+                self.branched.add(factor.name)
             self.factors.append(factor)
         self._variables = variables
 
     def next(self, left: Sequence[str], order: Sequence[str] | None) -> str:
         """Choose a variable: among those in the most plates, the first in the order, or the cheapest."""
-        depth = max(len(self._variables[n].long_plates) for n in left)
-        deepest = [n for n in left if len(self._variables[n].long_plates) == depth]
+        depth = max(self._variables[n].depth for n in left)
+        deepest = [n for n in left if self._variables[n].depth == depth]
         return min(deepest, key=order.index if order is not None else self._cost)
 
     def _cost(self, name: str) -> int:
@@ -224,14 +228,20 @@ class _State:
                 f"{prod(sizes.values()):.2g} combinations with {sorted(set(sizes) - set(site.plates))}. Use the "
                 "mean-field guide for some of them."
             )
-        dims = tuple(d for d in sizes if d != site.name)
-        table = sum((aligned(named, (*dims, site.name)) for named in local), start=jnp.zeros(()))
-        table = jnp.maximum(table, LOG_ZERO)
-        reduced = logsumexp(table, axis=-1)
-        log_prob = Named((*dims, site.name), table - reduced[..., None])
-        branches = {b: m for b, m in self.masks.items() if b in dims}
+        branches = {b: m for b, m in self.masks.items() if b in sizes}
+        off = self._prior_alone(touching, site, list(branches))
+        log_prob, reduced = _summed_out(local, site.name) if off is None else _summed_on(local, site.name, off)
         self.conditionals[site.name] = Conditional(log_prob, branches)
-        self.factors = [*others, Factor(site.name, Named(dims, reduced), None, site.scale, site.plates)]
+        self.factors = [*others, Factor(site.name, reduced, None, site.scale, site.plates)]
+
+    def _prior_alone(self, touching: list[Factor], site: LatentSite, branches: list[str]) -> str | None:
+        """Return the branch without which nothing but the site's own normalised prior is left, if there is one."""
+        own = [f for f in touching if f.name == site.name and not set(branches) & set(f.log_prob.dims)]
+        normalised = isinstance(unwrap(site.fn)[0], CategoricalLogits)  # probabilities may not sum to one
+        if len(branches) != 1 or len(own) != 1 or len(touching) == 1 or not normalised:
+            return None
+        masked = all(f.name in self.branched and branches[0] in f.log_prob.dims for f in touching if f is not own[0])
+        return branches[0] if masked and _weight(own[0].scale) == _weight(site.scale) else None
 
     def resolve(self, branch: str) -> None:
         """Set a branch to its mask."""
@@ -258,6 +268,29 @@ class _State:
         repeats = prod(factor.plates[p] for p in inner if p not in lp.dims)
         lp = summed(lp, inner)
         return lp._replace(data=repeats * lp.data) if repeats > 1 else lp
+
+
+def _summed_out(local: Sequence[Named], name: str) -> tuple[Named, Named]:
+    """Return the conditional of a variable, and the sum over it."""
+    dims = (*dict.fromkeys(d for named in local for d in named.dims if d != name), name)
+    table = jnp.maximum(sum((aligned(named, dims) for named in local), start=jnp.zeros(())), LOG_ZERO)
+    reduced = logsumexp(table, axis=-1)
+    return Named(dims, table - reduced[..., None]), Named(dims[:-1], reduced)
+
+
+def _summed_on(local: Sequence[Named], name: str, branch: str) -> tuple[Named, Named]:
+    """Return the same where the sum is known to be one if a branch is off, which halves the work."""
+    prior = next(named for named in local if branch not in named.dims)
+    on = [_at(named, branch, 1) if branch in named.dims else named for named in local]
+    given, reduced = _summed_out(on, name)
+    off = jnp.broadcast_to(aligned(prior, given.dims), given.data.shape)
+    both = Named((branch, *given.dims), jnp.stack([off, given.data]))
+    return both, Named((branch, *reduced.dims), jnp.stack([jnp.zeros_like(reduced.data), reduced.data]))
+
+
+def _at(named: Named, dim: str, index: int) -> Named:
+    axis = named.dims.index(dim)
+    return Named((*named.dims[:axis], *named.dims[axis + 1 :]), jnp.take(named.data, index, axis))
 
 
 def _long_plates(factor: Factor) -> frozenset[str]:
