@@ -15,6 +15,7 @@ from .inference.arviz import to_datatree as to_datatree
 from .inference.fit import NonFiniteLossError as NonFiniteLossError
 from .inference.fit import fit as fit
 from .inference.load import load as load
+from .inference.predictive import predictive as predictive
 from .inference.result import FitResult as FitResult
 from .inference.schedule import Schedule as Schedule
 from .networks.convolutional import ConvNet as ConvNet

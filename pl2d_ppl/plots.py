@@ -126,6 +126,79 @@ def plot_missing(annotations: Any, people: Sequence[str], *, ax: Any = None) -> 
     return ax
 
 
+def plot_compared(
+    compared: Any, rows: Sequence[str], columns: Sequence[str] = (), *, label: str, ax: Any = None
+) -> Any:
+    """Draw a statistic of the data as dots, beside the intervals of a model's replicates.
+
+    Parameters
+    ----------
+    compared : Compared
+        A comparison, of :func:`~pl2d_ppl.inference.criticism.compare`, of shape (R,) or (R, C). Where it is a matrix of
+        pairs, such as agreement, each pair is drawn once.
+    rows, columns : sequence of str
+        Names of rows, and of columns, where it is a matrix.
+    label : str
+        Meaning of the statistic.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The plot: dots of data outside of their intervals are red.
+    """
+    shape = np.shape(compared.observed)
+    pairs = len(shape) == 2 and list(rows) == list(columns)
+    places = [i for i in np.ndindex(shape) if not pairs or i[0] < i[1]]
+    places = [i for i in places if np.isfinite(compared.observed[i])]
+    names = [" · ".join(names[k] for names, k in zip((rows, columns), i, strict=False)) for i in places]
+    observed, lower, median, upper = (np.array([a[i] for i in places]) for a in compared[:4])
+    outside = (observed < lower) | (observed > upper)
+    at = np.arange(len(places))[::-1]
+    ax = new_axes(ax, 5.2, min(12.0, 1.2 + 0.26 * len(places)))
+    ax.hlines(at, lower, upper, color="C0", alpha=0.5, linewidth=5, label="replicates")
+    ax.plot(median, at, "|", color="C0", markersize=9)
+    for flag, color, said in ((False, "black", "data"), (True, "C3", "data, outside")):
+        if (outside == flag).any():
+            ax.plot(observed[outside == flag], at[outside == flag], "o", color=color, markersize=5, label=said)
+    if len(places) <= MOST_NAMES:
+        ax.set_yticks(at, names)
+    else:
+        ax.set_ylabel(f"{len(places)} of them")
+        ax.set_yticks([])
+    ax.set_xlabel(label)
+    ax.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    return ax
+
+
+def plot_reliability(curves: Mapping[str, Any], *, ax: Any = None) -> Any:
+    """Draw reliability curves: how often predictions come true, against their probability, with intervals.
+
+    Parameters
+    ----------
+    curves : mapping of str to Reliability
+        Curves by name, of :func:`~pl2d_ppl.inference.criticism.reliability`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The plot: predictions on the diagonal are calibrated, those below it too sure.
+    """
+    ax = new_axes(ax, 4.4, 4.2)
+    ax.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
+    for index, (name, curve) in enumerate(curves.items()):
+        spread = np.stack([curve.happened - curve.lower, curve.upper - curve.happened])
+        style = {"color": f"C{index}", "capsize": 2, "marker": "o", "markersize": 4}
+        number = f"{int(np.sum(curve.number)):,}"
+        ax.errorbar(curve.predicted, curve.happened, np.maximum(spread, 0), label=f"{name} ({number})", **style)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted probability", ylabel="how often it happened")
+    ax.legend(fontsize="small")
+    return ax
+
+
 def new_axes(ax: Any, width: float, height: float) -> Any:
     """Return the axes given, or new ones of a size in inches."""
     from matplotlib.figure import Figure

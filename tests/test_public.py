@@ -83,3 +83,12 @@ def test_training_imports_nothing_that_only_data_and_pictures_need():
     loaded = loaded_by("import sys, pl2d_ppl.inference.fit, pl2d_ppl.models.prob_l2d, pl2d_ppl.guides.exact")
     assert "numpyro" in loaded
     assert not set(HEAVY) & loaded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("imports", ["import arviz, pl2d_ppl", "import pl2d_ppl, arviz"])
+def test_programs_see_their_seeds_whatever_was_imported_first(imports):
+    code = f"{imports}\nfrom pl2d_ppl import MLP\nfrom pl2d_ppl.models.classification import classification\n"
+    code += "import jax, numpyro\nmodel = numpyro.handlers.seed(classification, jax.random.key(0))\n"
+    code += "model(jax.numpy.ones((2, 3)), classifier=lambda rngs: MLP(3, (), 2, rngs=rngs))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

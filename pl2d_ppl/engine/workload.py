@@ -15,7 +15,7 @@ from pl2d_ppl.distributions.finite import over_support
 from pl2d_ppl.engine._numpyro import unwrap
 from pl2d_ppl.engine.enumeration import is_positions, support_of
 from pl2d_ppl.engine.per_run import PerRun, guide_of, tree_of_guide
-from pl2d_ppl.engine.projection import log_floor, project, shift
+from pl2d_ppl.engine.projection import Projection, log_floor, project, shift
 from pl2d_ppl.engine.site_handler import SiteHandler
 
 __all__ = ["workload"]
@@ -109,27 +109,30 @@ class workload(SiteHandler):
         """Replace the site's distribution by its projection."""
         if not self.is_site(msg):
             return
-        log_q, counted, support = self._read(msg)
+        log_q, counted, _ = self.read(msg)
         rows = log_q.reshape(-1, log_q.shape[-1])
-        window, weights = self._remember(jax.lax.stop_gradient(rows), counted.reshape(-1))
-        projection = project(
-            window,
-            self.lower,
-            self.upper,
-            weights=weights,
-            tolerance=self.tolerance,
-            max_steps=self.max_steps,
-        )
-        # A row that does not count keeps its distribution: it would pay for the bounds of others.
-        projected = jnp.where(counted[..., None] > 0, shift(log_q, projection.multipliers), log_q)
+        projection = self.project(*self._remember(jax.lax.stop_gradient(rows), counted.reshape(-1)))
+        msg["fn"] = self.shifted(msg, projection.multipliers)
         share = counted.reshape(-1) / jnp.maximum(counted.sum(), 1.0)
+        projected = shift(rows, projection.multipliers)
         numpyro.deterministic(f"{self.site}_multipliers", projection.multipliers)
-        numpyro.deterministic(f"{self.site}_mean", share @ jnp.exp(projected).reshape(rows.shape))
+        numpyro.deterministic(f"{self.site}_mean", share @ jnp.exp(projected))
         numpyro.deterministic(f"{self.site}_violation", projection.violation)
-        factor = over_support(projected, support)
-        msg["fn"] = _masked(factor, msg["fn"])
 
-    def _read(self, msg: dict) -> tuple[Array, Array, Array | None]:
+    def project(self, rows: Array, counted: Array) -> Projection:
+        """Bring the mean of rows of log-probabilities, shape (N, K), within the bounds; rows may count, shape (N,)."""
+        return project(
+            rows, self.lower, self.upper, weights=counted, tolerance=self.tolerance, max_steps=self.max_steps
+        )
+
+    def shifted(self, msg: dict, multipliers: Array) -> Distribution:
+        """Return the distribution of the site, a message, under given multipliers."""
+        log_q, counted, support = self.read(msg)
+        # A row that does not count keeps its distribution: it would pay for the bounds of others.
+        projected = jnp.where(counted[..., None] > 0, shift(log_q, multipliers), log_q)
+        return _masked(over_support(projected, support), msg["fn"])
+
+    def read(self, msg: dict) -> tuple[Array, Array, Array | None]:
         """Return ln q of every element, whether it counts, and the values of the site if they are not 0, 1, 2 ..."""
         core, masks = unwrap(msg["fn"])
         support = support_of(self.site, msg["fn"])

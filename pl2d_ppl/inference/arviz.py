@@ -1,45 +1,23 @@
 """Results of a fit on items, as a tree of labelled arrays for ArviZ."""
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from jax import Array
 
 from pl2d_ppl.checks.data import check_data
 from pl2d_ppl.checks.declared import Given, check_declared
 from pl2d_ppl.checks.keys import check_key
-from pl2d_ppl.inference.posterior import Found, SiteShape, draw_posterior
+from pl2d_ppl.inference.labels import Labels
+from pl2d_ppl.inference.posterior import Found, draw_posterior
 from pl2d_ppl.inference.result import FitResult
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["to_datatree"]
-
-EXPERT, CATEGORY, CLUSTER, VOTE, OPTION = "expert", "category", "cluster", "vote", "option"
-AI = "AI"
-ITEM = "item"
-OUTPUT_DIMS = {
-    "gate_probs": [ITEM, EXPERT],
-    "ai_probs": [ITEM, CATEGORY],
-    "belief_probs": [ITEM, EXPERT, CATEGORY],
-    "truth_probs": [ITEM, CATEGORY],
-    "cluster_probs": [ITEM, CLUSTER, CATEGORY],
-}
-# Dimension of the values of a site: the first of these that has its size.
-VALUE_DIMS = {
-    "z": (EXPERT, CLUSTER),
-    "v": (OPTION,),
-    "w": (EXPERT,),
-    "t": (CATEGORY,),
-    "y": (CATEGORY,),
-    "u": (CLUSTER,),
-}
-OBSERVED_DIMS = {"annotations": [ITEM, EXPERT], "votes": [ITEM, VOTE], "counts": [ITEM, CATEGORY]}
+__all__ = ["checked_items", "to_datatree"]
 
 
 def to_datatree(
@@ -50,15 +28,19 @@ def to_datatree(
     num_samples: int = 200,
     coords: Mapping[str, Sequence] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
-    batch_size: int = 4096,
+    batch_size: int = 1024,
     index: Any = None,
 ) -> "xr.DataTree":
     """Return posterior, network outputs and workload of a fit on some items, for ArviZ.
 
-    The guide is evaluated once on all items together, with networks in evaluation mode, so that a workload holds on
-    average over just these items; a ``window`` over earlier mini-batches is left out. Latent sites that the guide keeps
-    are drawn from it, in its order. Latent sites that it sums out are then drawn from their exact posterior given the
-    former. Each draw is thus from the joint posterior, which under a workload is the projected one.
+    The guide is evaluated on chunks of the items, with networks in evaluation mode; its bounds on workload hold on
+    average over all of just these items, and a ``window`` over earlier mini-batches is left out. Latent sites that the
+    guide keeps are drawn from it, in its order. Latent sites that it sums out are then drawn from their exact posterior
+    given the former. Each draw is thus from the joint posterior, which under a workload is the projected one.
+
+    Memory is that of the tree, and of one chunk. Discrete draws are of the smallest type of integers that holds their
+    values. Items that share a latent site which the guide does not draw first, such as one coin of all items, and
+    programs of a fixed number of items, are not cut into chunks.
 
     Parameters
     ----------
@@ -78,7 +60,7 @@ def to_datatree(
     dims : mapping of str to sequence of str, optional
         Names of the dimensions of a variable, without ``chain`` and ``draw``, to replace the default ones.
     batch_size : int
-        Number of items passed through the networks at a time.
+        Number of items at a time.
     index : array of int, shape (N,), optional
         Rows of the training data that the items are. Needed for latent sites of single items that the guide has learned
         parameters of; without it such sites of new items are drawn from their priors.
@@ -88,15 +70,19 @@ def to_datatree(
     xarray.DataTree
         Groups, with M + 1 deciders along ``expert``, the AI last:
 
-        - ``posterior``: draws of the latent sites, with dimensions ``chain`` (1) and ``draw`` (S): ``z``
-          (item), ``t`` (item, expert), and network weights that have a posterior, with "." for "/" in their names.
+        - ``posterior``: draws of the latent sites, with dimensions ``chain`` (1) and ``draw`` (S), and plates: ``z``
+          (item), ``t`` (item, expert), and network weights and other continuous sites that have a posterior, with "."
+          for "/" in their names. Deterministic sites that they decide: those that all items share, such as ``person``
+          of ``pooled_l2d``, and those that come after a discrete site.
         - ``marginals``: posterior probabilities of the discrete sites, ``z_probs`` (item, expert) and
           ``t_probs`` (item, expert, category), of the projected posterior under a workload.
-        - ``network_outputs``: ``gate_probs`` (item, expert), ``ai_probs`` (item, category) and
-          ``belief_probs`` (item, expert, category).
+        - ``network_outputs``: the other deterministic sites. Logits become probabilities: ``gate_probs`` (item,
+          expert), ``ai_probs`` (item, category) and ``belief_probs`` (item, expert, category). Others keep name and
+          values, such as ``right_probs``.
         - ``workload``, where the guide is a :class:`~pl2d_ppl.engine.workload.workload`: ``z_multipliers``,
           ``z_mean``, ``z_lower``, ``z_upper`` (expert), and ``z_violation``.
-        - ``log_likelihood``, for ``az.loo``: ``log_evidence`` (chain, draw, item); see the notes.
+        - ``log_likelihood``, for ``az.loo``: ``log_evidence`` (chain, draw, item), and each observed site that no
+          discrete site decides, such as ``right`` (chain, draw, item, expert); see the notes.
         - ``observed_data``: ``annotations`` (item, expert: the M experts), ``y`` (item). ``constant_data``:
           ``x``.
 
@@ -116,31 +102,59 @@ def to_datatree(
     seen the item that a likelihood given them predicts, and once they are summed out, nothing is left to draw. There is
     then no group ``log_likelihood``, and the attribute ``log_likelihood_left_out`` of the tree
     says why. With a posterior over weights w the group holds ln p(observed sites of item i | x_i, w), with everything
-    local to the item summed out: in ``prob_l2d``, the evidence of annotations, y and y_ai. Under a workload the group
-    is left out too: the constraints of the posterior make items depend on one another. The draws come from the guide:
+    local to the item summed out: in ``prob_l2d``, the evidence of annotations, y and y_ai. An observed site has a
+    variable of its own where no discrete latent site decides it; elsewhere, only all observations of an item together
+    have a likelihood once that site is summed out. It is NaN where data are missing. Where there are several variables,
+    pass ``az.loo(tree, var_name="log_evidence")``. Under a workload the group is left out too: the constraints of the
+    posterior make items depend on one another. The draws come from the guide:
     if the guide approximates the posterior poorly, the estimate is poor (Magnusson et al. 2019,
     Bayesian leave-one-out cross-validation for large data. ICML).
     """
-    arrays = _checked(rng_key, result, data, num_samples, batch_size)
+    arrays = checked_items(rng_key, result, data, num_samples, batch_size)
     rows = None if index is None else _check_index(index, arrays, result.compiled.num_rows)
     found = draw_posterior(rng_key, result, arrays, num_samples, batch_size, rows)
-    labels = _Labels(found, arrays, coords or {}, dims or {})
+    plate = result.compiled.plate
+    labels = Labels(found.sizes, plate, found.sites, found.outputs, arrays, coords, dims)
     groups = {
         "posterior": _posterior(found, labels),
         "marginals": _marginals(found, labels),
-        "network_outputs": labels.dataset(found.outputs, labels.output_dims, default=[ITEM]),
-        "workload": labels.dataset(found.workload, {n: [EXPERT] for n in found.workload}),
-        "log_likelihood": labels.dataset(found.evidence, {"log_evidence": [ITEM]}, draws=True),
-        "observed_data": labels.observed(arrays),
-        "constant_data": labels.dataset({n: a for n, a in arrays.items() if n == "x"}, {"x": [ITEM]}),
+        "network_outputs": labels.dataset(
+            found.outputs, {n: labels.of_output(n, found.dims[n]) for n in found.outputs}
+        ),
+        "workload": _workload(found, labels),
+        "log_likelihood": labels.dataset(found.evidence, found.dims, draws=True),
+        "observed_data": labels.data({n: a for n, a in arrays.items() if n != "x"}),
+        "constant_data": labels.data({n: a for n, a in arrays.items() if n == "x"}),
     }
     return _tree({name: group for name, group in groups.items() if group.data_vars}, result, found)
 
 
-def _checked(
+def checked_items(
     rng_key: Array, result: FitResult, data: Mapping[str, Any], num_samples: int, batch_size: int
 ) -> dict[str, Array]:
-    """Check the arguments, and return the arrays in the types that the programs were compiled for."""
+    """Check the arguments, and return the arrays in the types that the programs were compiled for.
+
+    Parameters
+    ----------
+    rng_key : Array
+        A typed key.
+    result : FitResult
+        The fit.
+    data : mapping of str to array, shape (N, ...)
+        Items.
+    num_samples, batch_size : int
+        Positive numbers.
+
+    Returns
+    -------
+    dict of str to Array
+        The data.
+
+    Raises
+    ------
+    ValueError
+        If they are not as they should be.
+    """
     check_key(rng_key)
     if result.compiled.batched:
         raise ValueError("Expected a single run, found a batch of runs. Choose one by result.run(i).")
@@ -172,107 +186,24 @@ def _check_index(index: Any, arrays: Mapping[str, Array], num_rows: int) -> Arra
     return jnp.asarray(rows)
 
 
-class _Labels:
-    """Names of dimensions and coordinates."""
-
-    def __init__(
-        self,
-        found: Found,
-        data: Mapping[str, Array],
-        coords: Mapping[str, Sequence],
-        dims: Mapping[str, Sequence[str]],
-    ):
-        self.sizes = {plate: size for site in found.sites.values() for plate, size in site.plates}
-        self.sizes[ITEM] = len(next(iter(data.values())))
-        self.has_ai = "ai_probs" in found.outputs
-        if "v" in found.sites:  # a gate over clusters of people, and the AI
-            self.sizes[OPTION] = found.sites["v"].size
-        if "w" in found.sites:
-            self.sizes[EXPERT] = found.sites["w"].size
-        if self.has_ai:
-            self.sizes[CATEGORY] = found.outputs["ai_probs"].shape[-1]
-        elif "cluster_probs" in found.outputs:
-            self.sizes[CLUSTER], self.sizes[CATEGORY] = found.outputs["cluster_probs"].shape[1:]
-        if "gate_probs" in found.outputs and OPTION not in self.sizes:
-            self.sizes.setdefault(EXPERT, found.outputs["gate_probs"].shape[-1])
-        elif "annotations" in data:
-            self.sizes.setdefault(EXPERT, data["annotations"].shape[1] + self.has_ai)
-        self.dims = dims
-        self.coords = {**{name: list(values) for name, values in coords.items()}, **dict(self._names(coords))}
-
-    def _names(self, coords: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
-        for name in (ITEM, EXPERT, CATEGORY, CLUSTER, OPTION):
-            if name not in self.sizes:
-                continue
-            size, given = self.sizes[name], list(coords.get(name, coords.get(CLUSTER, ()) if name == OPTION else ()))
-            with_ai = self.has_ai and name in (EXPERT, OPTION)
-            if not given and with_ai:
-                given = [f"{'cluster' if name == OPTION else name}_{i}" for i in range(size - 1)]
-            given = given or list(range(size))
-            if with_ai and len(given) == size - 1:
-                given = [*given, AI]
-            if len(given) != size:
-                raise ValueError(f"Expected {size} names in coords[{name!r}], found {len(given)}.")
-            if len(set(given)) < size:
-                raise ValueError(f"Expected distinct names in coords[{name!r}], found {given}. Rename some.")
-            yield name, given
-
-    @property
-    def output_dims(self) -> dict[str, list[str]]:
-        """Dimensions of the networks' outputs; the gate is over options where options are not people."""
-        return {**OUTPUT_DIMS, "gate_probs": [ITEM, OPTION]} if OPTION in self.sizes else OUTPUT_DIMS
-
-    def values_of(self, name: str, site: SiteShape) -> str:
-        """Name the dimension of the values of a site."""
-        fitting = (dim for dim in VALUE_DIMS.get(name, ()) if self.sizes.get(dim) == site.size)
-        return next(fitting, f"{name}_value")
-
-    def dataset(
-        self,
-        arrays: Mapping[str, Any],
-        dims: Mapping[str, Sequence[str]],
-        *,
-        default: Sequence[str] = (),
-        draws: bool = False,
-    ) -> "xr.Dataset":
-        """Label arrays; those in ``draws`` have a leading axis of length S."""
-        from arviz_base import dict_to_dataset
-
-        named: dict[Any, Any] = {}
-        axes: dict[Any, Any] = {}
-        for site, array in arrays.items():
-            name, array = site.replace("/", "."), np.asarray(array)
-            named[name] = array[None] if draws else array
-            proposed = zip(dims.get(site, default), array.shape[int(draws) :], strict=False)
-            fitting = [d if self.sizes.get(d, size) == size else None for d, size in proposed]
-            axes[name] = list(self.dims.get(name, fitting))
-        coords: dict[Any, Any] = dict(self.coords)
-        sample_dims = ["chain", "draw"] if draws else []
-        return dict_to_dataset(named, inference_library=numpyro, coords=coords, dims=axes, sample_dims=sample_dims)
-
-    def observed(self, data: Mapping[str, Array]) -> "xr.Dataset":
-        """Label the observed data; the AI annotates nothing."""
-        arrays = {n: a for n, a in data.items() if n != "x"}
-        people = copy.copy(self)
-        if "annotations" in arrays and self.sizes[EXPERT] == arrays["annotations"].shape[1] + 1:
-            people.sizes = {**self.sizes, EXPERT: self.sizes[EXPERT] - 1}
-            people.coords = {**self.coords, EXPERT: self.coords[EXPERT][:-1]}
-        return people.dataset(arrays, OBSERVED_DIMS, default=[ITEM])
-
-
-def _posterior(found: Found, labels: _Labels) -> "xr.Dataset":
-    dims = {n: [plate for plate, _ in s.plates] for n, s in found.sites.items()}
+def _posterior(found: Found, labels: Labels) -> "xr.Dataset":
+    dims = {n: list(found.dims[n]) for n in found.draws}
     for name, site in found.sites.items():
         if site.kind == "dirichlet":
-            dims[name].append(labels.values_of(name, site))
-    return labels.dataset({**found.draws, **found.weights}, dims, draws=True)
+            dims[name] = [*dims[name][:-1], labels.of_values(name, site)]
+    return labels.dataset(found.draws, dims, draws=True)
 
 
-def _marginals(found: Found, labels: _Labels) -> "xr.Dataset":
+def _marginals(found: Found, labels: Labels) -> "xr.Dataset":
     probs = {f"{n}_probs": a for n, a in found.probs.items()}
     sites = {f"{n}_probs": (n, found.sites[n]) for n in found.probs}
-    dims = {name: [*(p for p, _ in s.plates), labels.values_of(n, s)] for name, (n, s) in sites.items()}
+    dims = {name: [*(p for p, _ in s.plates), labels.of_values(n, s)] for name, (n, s) in sites.items()}
     return labels.dataset(probs, dims)
+
+
+def _workload(found: Found, labels: Labels) -> "xr.Dataset":
+    dims = {n: [labels.of_values(site, found.sites[site])] for n in found.workload for site in [n.rpartition("_")[0]]}
+    return labels.dataset(found.workload, dims)
 
 
 def _tree(groups: dict[str, "xr.Dataset"], result: FitResult, found: Found) -> "xr.DataTree":
@@ -281,7 +212,8 @@ def _tree(groups: dict[str, "xr.Dataset"], result: FitResult, found: Found) -> "
     about = {"inference_name": "SVI", "epochs": result.epoch, "status": result.status}
     for group in groups.values():
         group.attrs.pop("sample_dims", None)  # some plots of arviz-plots mistake it for an argument of their own
-    groups["posterior"].attrs.update(about)
+    if "posterior" in groups:
+        groups["posterior"].attrs.update(about)
     tree = xr.DataTree.from_dict(groups)
     tree.attrs.update(about)
     if not found.evidence:

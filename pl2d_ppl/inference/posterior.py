@@ -1,199 +1,247 @@
 """Draws and marginals of a fitted posterior, items and network weights alike."""
 
-import copy
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from jax import Array
-from numpyro.handlers import seed, substitute
-from numpyro.handlers import trace as plain_trace
-from numpyro.primitives import Messenger
+from scipy.special import softmax
 
 from pl2d_ppl.checks.declared import Given, check_declared
-from pl2d_ppl.engine.elimination import Conditional, eliminate, expectation, with_parents
-from pl2d_ppl.engine.enumeration import Dimensions, Enumerate, is_latent
-from pl2d_ppl.engine.factors import ONE, Factor, LatentSite, latent_site, site_factor
-from pl2d_ppl.engine.guide_tools import logits_at
-from pl2d_ppl.engine.named import Named, aligned, named_einsum
-from pl2d_ppl.engine.program import Program, read_program
-from pl2d_ppl.engine.workload import workload
-from pl2d_ppl.inference.compiled import CompiledFit
+from pl2d_ppl.inference.chunks import Chunk, Whole, chunks_of
+from pl2d_ppl.inference.evidence import why_no_evidence
+from pl2d_ppl.inference.posterior_programs import Dims, Facts, SiteShape, bounds_of, posterior_programs
 from pl2d_ppl.inference.result import FitResult
-from pl2d_ppl.networks import evaluation
 
-__all__ = ["Found", "SiteShape", "draw_continuous", "draw_posterior"]
-
-
-class SiteShape(NamedTuple):
-    """Facts about a latent site that are not arrays; its plates with their sizes, outermost first."""
-
-    plates: tuple[tuple[str, int], ...]
-    size: int
-    kind: str
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _Facts:
-    """Results of a trace that are not arrays: the sites, and the reason for a missing log likelihood."""
-
-    sites: tuple[tuple[str, SiteShape], ...]
-    left_out: str
+__all__ = ["Found", "draw_continuous", "draw_posterior"]
 
 
 class Found(NamedTuple):
-    """Results of inference; draws have a leading axis of length S."""
+    """Results of inference, on the host.
 
-    draws: dict[str, Array]
-    probs: dict[str, Array]
-    outputs: dict[str, Array]
-    workload: dict[str, Array]
-    evidence: dict[str, Array]
-    weights: dict[str, Array]
+    Attributes
+    ----------
+    draws, evidence : dict of str to array, shape (S, ...)
+        Draws of sites, and log-likelihoods for each draw.
+    probs, outputs, workload : dict of str to array
+        Marginals, deterministic sites, and the multipliers of bounds; means over the draws of weights.
+    dims : dict of str to tuple
+        Plates of the axes of everything but probs and workload, without draws; None where an axis is in none.
+    sizes : dict of str to int
+        Lengths of the plates.
+    sites : dict of str to SiteShape
+        The items' sites.
+    left_out : str
+        The reason for missing evidence.
+    """
+
+    draws: dict[str, np.ndarray]
+    probs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    workload: dict[str, np.ndarray]
+    evidence: dict[str, np.ndarray]
+    dims: dict[str, Dims]
+    sizes: dict[str, int]
     sites: dict[str, SiteShape]
     left_out: str
 
 
 class _Inference:
-    """Draws and marginals of a guide's sites and of those that it sums out; compiled once for all bounds."""
+    """One call of the programs: on chunks of the items, once for every draw of the weights."""
 
-    def __init__(self, compiled: CompiledFit):
-        self.compiled, self.model = compiled, compiled.model
-        self.weights, self.outputs = jax.jit(self._weights), jax.jit(self._outputs)
-        self.items = jax.jit(self._items, static_argnums=0)
-        self._of_items = False  # whether continuous sites of single items are drawn, as the trace of the guide shows
+    def __init__(
+        self, result: FitResult, data: dict[str, Array], num_samples: int, batch_size: int, index: Array | None
+    ):
+        self.programs = posterior_programs(result.compiled)
+        self.fixed, self.data, self.index = (result.leaves, result.params), data, index
+        self.plate, self.num_samples = result.compiled.plate, num_samples
+        self.num_items = len(next(iter(data.values())))
+        self.bounds = bounds_of(result.compiled.guide(result.leaves))
+        self.chunks = list(chunks_of(self.num_items, batch_size))
+        self.dims: dict[str, Dims] = {}
+        self.axes: dict[str, int | None] = {}  # of the items, in every array
 
-    def run(
-        self,
-        rng_key: Array,
-        result: FitResult,
-        data: dict[str, Array],
-        num_samples: int,
-        batch_size: int,
-        index: Array | None = None,
-    ) -> Found:
+    def run(self, rng_key: Array) -> Found:
         """Draw weights, where they have a posterior; then draw everything else once for every draw of the weights."""
-        leaves, params = result.leaves, result.params
         weight_key, item_key = jax.random.split(rng_key)
-        has_weights = jax.eval_shape(self._weights, leaves, params, data, weight_key[None], index)
-        weight_keys = jax.random.split(weight_key, num_samples)
-        weights = self.weights(leaves, params, data, weight_keys, index) if has_weights else {}
-        if self._of_items:  # their draws are not cut into chunks
-            batch_size = len(next(iter(data.values())))
-        keys = jax.random.split(item_key, num_samples)
+        weights = self._weights(weight_key)
+        keys = jax.random.split(item_key, self.num_samples)
         keys = keys[:, None] if weights else keys[None]
-        left_out = _why_no_evidence(weights, bool(_over_all(result.guide)[1]))
-        draws: list[dict] = []
-        likelihood: list[dict] = []
-        sums: Any = None
+        left_out = why_no_evidence(weights, bool(self.bounds))
+        lengths = self._survey({n: a[0] for n, a in weights.items()}, keys[0], left_out)
+        draws, evidence = (Whole(self.num_items, self.num_samples) for _ in range(2))
+        probs, shown, bounded = (_Means() for _ in range(3))
+        facts = Facts()
         for i, group in enumerate(keys):
-            values = {name: a[i] for name, a in weights.items()}
-            outputs = self._by_chunks(leaves, params, values, data, batch_size)
-            if i == 0:
-                check_declared(self.model, Given("data", data, outputs=outputs))
-            drawn, local, rest, facts = self.items(left_out, leaves, params, values, outputs, data, group, index)
-            draws.append(drawn)
-            likelihood.append(local)
-            means = rest, {n.replace("_logits", "_probs"): jax.nn.softmax(a, -1) for n, a in outputs.items()}
-            sums = means if sums is None else jax.tree.map(jnp.add, sums, means)
-        (probs, bounded), shown = jax.tree.map(lambda a: a / len(keys), sums)
-        stacked = {n: jnp.concatenate([d[n] for d in draws]) for n in draws[0]}
-        evidence = {n: jnp.stack([e[n] for e in likelihood]) for n in likelihood[0]}
-        return Found(stacked, probs, shown, bounded, evidence, weights, dict(facts.sites), facts.left_out)
+            values, first = {name: a[i] for name, a in weights.items()}, i * len(group)
+            outputs = self._outputs(values)
+            projections = self._project(values, outputs)
+            multipliers = {site: p["multipliers"] for site, p in projections.items()}
+            marginals = Whole(self.num_items)
+            for chunk in self.chunks:
+                drawn, local, own, facts = self._items(chunk, values, outputs, multipliers, group, left_out)
+                self._note(facts.dims)
+                draws.put(drawn, self.axes, chunk, first)
+                evidence.put({n: a[None] for n, a in local.items()}, self.axes, chunk, first)
+                marginals.put(own, self.axes, chunk)
+                self._to_probs(outputs, chunk)  # in place: memory is for one array of all items
+            shared = [n for n in outputs if weights and self.axes[n] is None]
+            draws.put({n: outputs.pop(n)[None] for n in shared}, self.axes, self.chunks[0], first)
+            probs.add(marginals.arrays)
+            shown.add(outputs)
+            bounded.add({f"{site}_{n}": np.asarray(a) for site, p in projections.items() for n, a in p.items()})
+        drawn = {name: np.asarray(a).squeeze(self._nameless(name)) for name, a in weights.items()} | draws.arrays
+        return self._found(drawn, probs.means(), shown.means(), bounded.means(), evidence.arrays, lengths, facts)
 
-    def _by_chunks(
-        self, leaves: tuple, params: dict, values: dict, data: dict[str, Array], batch_size: int
-    ) -> dict[str, Array]:
-        num_items = len(next(iter(data.values())))
-        starts = range(0, num_items, batch_size)
-        chunks = [
-            self.outputs(leaves, params, values, {n: a[i : i + batch_size] for n, a in data.items()}) for i in starts
-        ]
-        return {n: jnp.concatenate([c[n] for c in chunks]) for n in chunks[0]}
+    def _found(
+        self, drawn: dict, probs: dict, shown: dict, bounded: dict, evidence: dict, lengths: dict, facts: Facts
+    ) -> Found:
+        named = {name: name.replace("_logits", "_probs") for name in self._logits(self.axes)}
+        dims = {named.get(name, name): tuple(d for d in dims if d != "") for name, dims in self.dims.items()}
+        drawn, shown = ({named.get(name, name): a for name, a in arrays.items()} for arrays in (drawn, shown))
+        for name in evidence.keys() - {"log_evidence"}:
+            unseen = (evidence[name] == 0).all(0)  # a mask has no likelihood, and no name among the factors
+            evidence[name] = np.where(unseen, np.nan, evidence[name])
+        return Found(drawn, probs, shown, bounded, evidence, dims, lengths, dict(facts.sites), facts.left_out)
 
-    def _weights(
-        self, leaves: tuple, params: dict, data: dict, keys: Array, index: Array | None = None
-    ) -> dict[str, Array]:
-        """Draw the continuous sites of the guide, except those of mean field; shape (S, ...)."""
-        guide = self.compiled.guide(leaves)
+    def _nameless(self, name: str) -> tuple[int, ...]:
+        """Axes of draws that are of length one and in no plate."""
+        return tuple(axis for axis, dim in enumerate(self.dims[name], 1) if dim == "")
 
-        def draw(key: Array) -> dict[str, Array]:
-            with evaluation(), self.compiled.seen(data, index):
-                seeded = seed(substitute(guide, data=params), key)
-                tr = plain_trace(seeded).get_trace(**self.compiled.call(leaves, data))
-            plate = self.compiled.plate
-            self._of_items = any(
-                plate in (f.name for f in s["cond_indep_stack"]) for s in tr.values() if _is_continuous(s)
-            )
-            return {name: site["value"] for name, site in tr.items() if _is_continuous(site)}
+    def _note(self, dims: Iterable[tuple[str, Dims]]) -> None:
+        """Note the names of axes, and which one is of the items."""
+        for name, own in dims:
+            self.dims[name] = own
+            self.axes[name] = own.index(self.plate) if self.plate is not None and self.plate in own else None
 
-        return jax.lax.map(draw, keys)
+    def _weights(self, key: Array) -> dict[str, Array]:
+        """Draw the continuous sites: on the first items, of which sites that all share know nothing, or else on all."""
+        data, index = self._data(self.chunks[0])
+        self._note(self.programs.sites_of_weights(*self.fixed, data, key, index))
+        if any(axis is not None for axis in self.axes.values()):
+            data, index = self.data, self.index
+        keys = jax.random.split(key, self.num_samples)
+        return self.programs.weights(*self.fixed, data, keys, index) if self.axes else {}
 
-    def _read(self, given: dict, data: dict, values: dict) -> Program:
-        # The key builds networks whose weights are then replaced.
-        return read_program(seed(substitute(self.model, data=given), jax.random.key(0)), (), data, values)
+    def _survey(self, values: dict[str, Array], keys: Array, left_out: str) -> dict[str, int]:
+        """Find the axes of the items in deterministic sites, and whether items can be cut into chunks.
 
-    def _outputs(self, leaves: tuple, params: dict, values: dict, data: dict) -> dict[str, Array]:
-        """Logits of the trained networks."""
-        with evaluation(), self.compiled.seen(data, None), plain_trace() as tr:
-            self._read({**params, **values}, self.compiled.call(leaves, data), {})
-        return {n: s["value"] for n, s in tr.items() if s["type"] == "deterministic" and n.endswith("_logits")}
+        Returns the lengths of the plates.
+        """
+        chunk = self.chunks[0]
+        shapes, facts = self.programs.outputs.eval_shape(*self._given(chunk, values))
+        longer, lengths = self._of_one_more(chunk, values), dict(facts.lengths)
+        for name, dims in facts.dims:
+            own, shape = list(self._dims_of_base(name, len(dims)) or dims), shapes[name].shape
+            grown = [axis for axis, length in enumerate(shape) if length != longer.get(name, shape)[axis]]
+            if not longer and shape[:1] == chunk.rows.shape:
+                grown = [0]
+            if grown and self.plate not in dims:
+                own[grown[0]] = self.plate
+            self._note([(name, tuple(own))])
+        follows = bool(longer) and facts.divisible
+        if len(self.chunks) > 1 and not (follows and self._is_divisible(values, shapes, keys, left_out)):
+            self.chunks = list(chunks_of(self.num_items, self.num_items))
+            return self._survey(values, keys, left_out)
+        check_declared(self.programs.model, Given("data", self.data, outputs=shapes))
+        return {name: self.num_items if name == self.plate else length for name, length in lengths.items()}
+
+    def _dims_of_base(self, name: str, rank: int) -> Dims | None:
+        """Names of the axes of a site that a reparametrisation computes from another one, whose events are known."""
+        bases = (self.dims.get(f"{name}_{ending}", ()) for ending in ("decentered", "base"))
+        return next((tuple(d or None for d in dims) for dims in bases if len(dims) == rank > 0), None)
+
+    def _of_one_more(self, chunk: Chunk, values: dict[str, Array]) -> dict[str, tuple[int, ...]]:
+        """Shapes of deterministic sites of one more item; empty for a program of a fixed number of items."""
+        more = Chunk(0, len(chunk.rows), np.append(chunk.rows, chunk.rows[-1]))
+        try:
+            shapes, facts = self.programs.outputs.eval_shape(*self._given(more, values))
+        except Exception:  # whatever such a program raises
+            return {}
+        follows = dict(facts.lengths).get(self.plate) == len(more.rows)
+        return {name: a.shape for name, a in shapes.items()} if follows else {}
+
+    def _is_divisible(self, values: dict[str, Array], outputs: dict, keys: Array, left_out: str) -> bool:
+        multipliers = {h.site: jax.ShapeDtypeStruct(h.lower.shape, jnp.result_type(float)) for h in self.bounds}
+        fixed, own, data, index = self._split(self.chunks[0], values)
+        return self.programs.items.eval_shape(left_out, *fixed, own, outputs, multipliers, data, keys, index)[
+            -1
+        ].divisible
+
+    def _data(self, chunk: Chunk) -> tuple[dict[str, Array], Array | None]:
+        data = {n: chunk.take(a) for n, a in self.data.items()}
+        return data, None if self.index is None else chunk.take(self.index)
+
+    def _split(self, chunk: Chunk, values: dict[str, Array]) -> tuple:
+        """Return leaves and parameters; and values, data and rows of a chunk."""
+        return self.fixed, {n: chunk.take(a, self.axes[n]) for n, a in values.items()}, *self._data(chunk)
+
+    def _given(self, chunk: Chunk, values: dict[str, Array]) -> tuple:
+        fixed, *rest = self._split(chunk, values)
+        return (*fixed, *rest)
+
+    def _outputs(self, values: dict[str, Array]) -> dict[str, np.ndarray]:
+        """Deterministic sites of all items."""
+        whole = Whole(self.num_items)
+        for chunk in self.chunks:
+            whole.put(self.programs.outputs(*self._given(chunk, values))[0], self.axes, chunk)
+        return whole.arrays
+
+    def _project(self, values: dict[str, Array], outputs: dict[str, np.ndarray]) -> dict[str, dict[str, Array]]:
+        """Find multipliers of bounds, over the marginals of all items."""
+        if not self.bounds:
+            return {}
+        sites = [h.site for h in self.bounds]
+        log_q, counted = Whole(self.num_items), Whole(self.num_items)
+        for chunk in self.chunks:
+            fixed, own, data, index = self._split(chunk, values)
+            rows = self.programs.rows(*fixed, own, self._of(chunk, outputs), data, index)
+            axes = {s: 0 if len(rows[s][1]) == len(chunk.rows) else None for s in sites}
+            log_q.put({s: rows[s][0] for s in sites}, axes, chunk)
+            counted.put({s: rows[s][1] for s in sites}, axes, chunk)
+        return self.programs.projected(self.fixed[0], log_q.arrays, counted.arrays)
+
+    def _of(self, chunk: Chunk, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {n: chunk.take(a, self.axes[n]) for n, a in outputs.items()}
 
     def _items(
-        self,
-        left_out: str,
-        leaves: tuple,
-        params: dict,
-        values: dict,
-        outputs: dict,
-        data: dict,
-        keys: Array,
-        index: Array | None,
-    ) -> tuple[dict, dict, tuple, _Facts]:
-        """Return draws of the items' sites, one per key; ln evidence of every item; marginals and workload.
+        self, chunk: Chunk, values: dict, outputs: dict, multipliers: dict, keys: Array, left_out: str
+    ) -> tuple[dict, dict, dict, Facts]:
+        fixed, own, data, index = self._split(chunk, values)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, chunk.start)
+        given = own, self._of(chunk, outputs), multipliers, data, keys, index
+        return self.programs.items(left_out, *fixed, *given)
 
-        The draws share the E-step. Networks are in the trace, but are not evaluated: their outputs are given, so that
-        no result depends on them.
-        """
-        given = {**params, **values, **outputs}
-        seen = self.compiled.seen(data, index)
-        data = self.compiled.call(leaves, data)
-        program_guide, bounds = _over_all(self.compiled.guide(leaves))
-        dimensions = Dimensions()
-        with evaluation(), seen, numpyro.validation_enabled(False):
-            seeded = seed(substitute(program_guide, data=given), jax.random.key(0))
-            guide = plain_trace(Enumerate(seeded, dimensions)).get_trace(**data)
-            program = self._read(given, data, values)
-            own = _Kept(guide, dimensions)
-            everything = own if own.means else own.given(program)
+    def _logits(self, names: Iterable[str]) -> list[str]:
+        """Names of logits, unless the program has a site of their probabilities."""
+        return [n for n in names if n.endswith("_logits") and n.replace("_logits", "_probs") not in self.axes]
 
-            def draw(key: Array) -> dict[str, Array]:
-                mean_key, own_key = jax.random.split(key)
-                means = own.draw_means(mean_key) if own.means else {}
-                drawn = everything.draw(own_key, {})
-                kept = own.given(self._read(given, data, {**values, **means})) if own.means else everything
-                return _by_plates(kept.draw(own_key, drawn), kept.sites) | _by_plates(means, own.means)
-
-            draws = jax.lax.map(draw, keys)
-            factors, latents = program.factors, program.latents
-            if not left_out:
-                evidence, left_out = _log_evidence(factors, latents, values, self.compiled.plate)
-            else:
-                evidence = {}
-        sites = {**own.sites, **own.means, **latents}
-        facts = tuple((n, SiteShape(tuple(s.plates.items()), s.size, s.kind)) for n, s in sites.items())
-        return draws, evidence, (everything.marginals(), _bounds(guide, bounds)), _Facts(facts, left_out)
+    def _to_probs(self, outputs: dict[str, np.ndarray], chunk: Chunk) -> None:
+        for name in self._logits(outputs):
+            axis = self.axes[name]
+            if axis is not None or chunk.start == 0:
+                place = (slice(None),) * (axis or 0) + (slice(chunk.start, chunk.start + chunk.length),)
+                part = outputs[name] if axis is None else outputs[name][place]
+                part[...] = softmax(part, -1)
 
 
-@lru_cache(maxsize=64)
-def _inference(compiled: CompiledFit) -> _Inference:
-    return _Inference(compiled)
+class _Means:
+    """Means of arrays over the draws of weights."""
+
+    def __init__(self):
+        self._sums: dict[str, np.ndarray] = {}
+        self._number = 0
+
+    def add(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add those of a draw."""
+        self._sums = {n: a + self._sums[n] for n, a in arrays.items()} if self._number else dict(arrays)
+        self._number += 1
+
+    def means(self) -> dict[str, np.ndarray]:
+        """Return the means."""
+        return {n: a / self._number for n, a in self._sums.items()} if self._number > 1 else self._sums
 
 
 def draw_posterior(
@@ -217,7 +265,7 @@ def draw_posterior(
     num_samples : int
         Number of draws, S.
     batch_size : int
-        Number of items passed through the networks at a time.
+        Number of items at a time.
     index : Array, optional
         Rows of the training data that the items are.
 
@@ -226,7 +274,7 @@ def draw_posterior(
     Found
         Everything, without labels.
     """
-    return _inference(result.compiled).run(rng_key, result, data, num_samples, batch_size, index)
+    return _Inference(result, data, num_samples, batch_size, index).run(rng_key)
 
 
 def draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict[str, Array]:
@@ -248,135 +296,4 @@ def draw_continuous(rng_key: Array, result: FitResult, num_samples: int) -> dict
     """
     batch = {name: jnp.zeros(a.shape, a.dtype) for name, a in result.example.items()}  # the values do not matter
     keys = jax.random.split(rng_key, num_samples)
-    return _inference(result.compiled).weights(result.leaves, result.params, batch, keys)
-
-
-def _why_no_evidence(weights: dict[str, Array], bounded: bool) -> str:
-    if not any(len(a) == 1 or np.ptp(a, axis=0).any() for a in weights.values()):
-        return "The parameters that items share are point estimates: there are no draws of them to weigh."
-    if len(next(iter(weights.values()))) == 1:
-        return "There is one draw of the parameters that items share: nothing to weigh. Raise num_samples."
-    if bounded:
-        return "Under a workload the draws are of a posterior under constraints, through which items depend."
-    return ""
-
-
-def _log_evidence(
-    factors: list[Factor], latents: Mapping[str, LatentSite], values: dict, plate: str | None
-) -> tuple[dict[str, Array], str]:
-    """Return the log evidence of every item given the values, shape (N,), or the reason why it would be incomplete."""
-    others = [n for n, site in latents.items() if site.kind != "discrete"]
-    own = eliminate(factors, latents).factors if not others else []
-    priors = [f.name for f in own if f.name in values and plate not in f.plates]
-    others += [f.name for f in own if f.name not in priors and (f.name in values or plate not in f.plates)]
-    if others:
-        return {}, f"Sites {others} are continuous in an item, or items share them, observed or discrete."
-    of_items = [_over_other_plates(factor, plate) for factor in own if factor.name not in priors]
-    if not of_items:
-        return {}, "Nothing is observed of an item."
-    return {"log_evidence": sum(of_items[1:], start=of_items[0])}, ""
-
-
-def _bounds(guide: Mapping[str, dict], bounds: Sequence[workload]) -> dict[str, Array]:
-    found = {}
-    for handler in bounds:
-        for name in ("multipliers", "mean", "violation"):
-            found[f"{handler.site}_{name}"] = guide[f"{handler.site}_{name}"]["value"]
-        found |= {f"{handler.site}_lower": handler.lower, f"{handler.site}_upper": handler.upper}
-    return found
-
-
-def _over_all(guide: Any) -> tuple[Callable, list[workload]]:
-    """Return the guide with bounds over the items at hand only, and its bounds."""
-    if not isinstance(guide, Messenger):
-        return guide, []
-    inner, bounded = _over_all(guide.fn)
-    guide = copy.copy(guide)
-    guide.fn = inner
-    if isinstance(guide, workload):
-        guide.window = None
-        bounded = [*bounded, guide]
-    return guide, bounded
-
-
-def _is_continuous(site: dict) -> bool:
-    """Whether a guide's site is drawn before the items' sites, which may depend on it."""
-    latent = site["type"] == "sample" and not site["is_observed"] and not site["fn"].has_enumerate_support
-    return latent and not any(site["infer"].get(flag) for flag in ("is_auxiliary", "log_mean"))
-
-
-class _Kept:
-    """Conditionals of discrete sites, the parents first, and Dirichlet factors of a mean field."""
-
-    def __init__(self, guide: Mapping[str, dict], dimensions: Dimensions):
-        self.sites: dict[str, LatentSite] = {}
-        self.means: dict[str, LatentSite] = {}
-        self.conditionals: dict[str, Conditional] = {}
-        for name, traced in guide.items():
-            if not is_latent(traced):
-                continue
-            if traced["infer"].get("log_mean"):
-                self.means[name] = latent_site(traced, dimensions)
-            elif "support" in traced:
-                table = site_factor(traced, dimensions).log_prob
-                dims = (*(d for d in table.dims if d != name), name)
-                self.add(latent_site(traced, dimensions), Conditional(Named(dims, aligned(table, dims)), {}))
-
-    def add(self, site: LatentSite, conditional: Conditional) -> None:
-        """Add a site that depends only on those before it."""
-        self.sites[site.name], self.conditionals[site.name] = site, conditional
-
-    def given(self, program: Program) -> "_Kept":
-        """Return these sites, and those of the program that they sum out: each given the sites before it."""
-        everything = copy.copy(self)
-        everything.sites, everything.conditionals = dict(self.sites), dict(self.conditionals)
-        left = {n: s for n, s in program.latents.items() if n not in self.sites and n not in self.means}
-        found = eliminate(program.factors, left).conditionals
-        for name in reversed(found):
-            everything.add(left[name], found[name])
-        return everything
-
-    def draw(self, key: Array, drawn: Mapping[str, Array]) -> dict[str, Array]:
-        """Draw the sites that are not drawn yet, one after the other; shape by position."""
-        values = dict(drawn)
-        for name, site in self.sites.items():
-            key, own_key = jax.random.split(key)
-            if name not in values:
-                logits = logits_at(self.conditionals[name], site, self.sites, values)
-                logits = jnp.broadcast_to(logits, (*site.shape, site.size))
-                values[name] = site.value_at(jax.random.categorical(own_key, logits))
-        return values
-
-    def draw_means(self, key: Array) -> dict[str, Array]:
-        """Draw the Dirichlet sites."""
-        keys = jax.random.split(key, len(self.means))
-        pairs = zip(keys, self.means.items(), strict=True)
-        return {name: site.fn.expand(site.shape).sample(k) for k, (name, site) in pairs}
-
-    def marginals(self) -> dict[str, Array]:
-        """Probabilities, shape (plates ..., values)."""
-        q: dict[str, Named] = {}
-        for name, (table, branches) in self.conditionals.items():
-            q |= {b: Named((*m.dims, b), jnp.stack([~m.data, m.data], -1).astype(float)) for b, m in branches.items()}
-            q[name] = table._replace(data=jnp.exp(table.data))
-        return {
-            name: self._marginal(site, [q[m] for m in with_parents([name], q)]) for name, site in self.sites.items()
-        }
-
-    def _marginal(self, site: LatentSite, tables: Sequence[Named]) -> Array:
-        present = {d for t in tables for d in t.dims}
-        keep = tuple(d for d in site.dims if d in present)
-        return jnp.broadcast_to(
-            aligned(Named(keep, named_einsum(tables, keep)), site.dims), (*site.plates.values(), site.size)
-        )
-
-
-def _by_plates(values: Mapping[str, Array], sites: Mapping[str, LatentSite]) -> dict[str, Array]:
-    """Drop the batch dimensions of draws that belong to no plate."""
-    return {n: a.reshape(*sites[n].plates.values(), *a.shape[len(sites[n].shape) :]) for n, a in values.items()}
-
-
-def _over_other_plates(factor: Factor, plate: str | None) -> Array:
-    """Sum a factor over all plates except that of the items, without the weight of its part of the data; shape (N,)."""
-    assert plate is not None
-    return expectation(factor._replace(scale=ONE), {}, [plate])
+    return posterior_programs(result.compiled).weights(result.leaves, result.params, batch, keys)
