@@ -162,5 +162,5 @@ for name, result in {"any error": anything, "some errors": own}.items():
 plot_reliability(curves).figure
 
 # %% [markdown]
-# What is inferred is still surer than it should be: the model takes people for independent given the truth, and an
-# item that is hard for one is hard for others. A latent difficulty of each item is the next edit to try.
+# The pairs that are still outside are those that people never mix up: the prior gives every error some chance. A
+# prior of `scale` with heavier tails is the next edit to try.
