@@ -138,6 +138,7 @@ def test_summary_by_hand():
         "agreement": 0.0,
         "majority_accuracy": 2.5 / 3,
         "votes": 0,
+        "abstentions": 0,
     }
     assert str(summary).splitlines() == [
         "4 items, 3 of known truth; 3 categories; 2 people",

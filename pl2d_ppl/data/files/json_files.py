@@ -10,15 +10,17 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from pl2d_ppl.checks.names import distinct_names
+from pl2d_ppl.checks.names import distinct_names, listed
 from pl2d_ppl.data.annotated import Annotated
+from pl2d_ppl.data.checks import text_array
 from pl2d_ppl.data.files.json_lists import Listed, load_list, parse_json
 from pl2d_ppl.data.npz import naming
+from pl2d_ppl.data.parts import Reading, taken_line
 from pl2d_ppl.data.tables.joining import check_overlap, join_features
 from pl2d_ppl.data.tables.names import in_order, number_labels, warn_of_spellings
 from pl2d_ppl.data.tables.repeats import Duplicates, every_item, once_per_item, place
 
-__all__ = ["NAMES", "read_json", "read_json_folder"]
+__all__ = ["NAMES", "read_json", "read_json_folder", "read_json_folder_reported"]
 
 NAMES = "names.json"
 _OF_PEOPLE = re.compile(r"label_(.+)_(train|test)(?:_(.+))?\.json", re.DOTALL)
@@ -130,6 +132,38 @@ def read_json_folder(
     ValueError
         If the folder holds no such files, or :func:`read_json` raises an error.
     """
+    return read_json_folder_reported(
+        folder,
+        variant=variant,
+        columns=columns,
+        classes=classes,
+        people=people,
+        features=features,
+        duplicates=duplicates,
+        missing=missing,
+        subset=subset,
+    )[:2]
+
+
+def read_json_folder_reported(
+    folder: str | os.PathLike,
+    *,
+    variant: str | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    classes: Iterable[str] | None = None,
+    people: Iterable[str] | None = None,
+    features: str | os.PathLike | None = None,
+    duplicates: Duplicates = "error",
+    missing: Iterable[str] = (),
+    subset: bool = False,
+) -> Reading:
+    """Read a folder of JSON files as :func:`read_json_folder` does, and say what was taken for what.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_json_folder`.
+    """
     folder = Path(folder)
     found = sorted(path.name for path in folder.glob("*.json"))
     noted = _noted(folder / NAMES) if NAMES in found else {}
@@ -152,7 +186,12 @@ def read_json_folder(
     ]
     named = noted.get("classes") if classes is None else classes
     data = _annotated(parts, who, _Options(named, features, duplicates, tuple(missing)), (subset, True))
-    return data[0], data[1] if len(data) > 1 else None
+    told = {
+        "item": "of each record",
+        "people": listed(who),
+        "truth": " and ".join(path.name for path in truths.values()),
+    }
+    return Reading(data[0], data[1] if len(data) > 1 else None, taken_line("JSON folder", told, {}))
 
 
 def _of_people(folder: Path, found: Sequence[str], variant: str | None) -> dict[str, dict[str, Path]]:
@@ -224,11 +263,12 @@ def _annotated(
                 f"{listed.width}. Correct classes."
             )
     with naming(str(lists[0].path.parent)):
+        absent = (*options.missing, "-1")  # an index of a category is never negative
         columns, least = [listed.labels for listed in lists], max(2, *(listed.width for listed in lists))
         if classes is None or any(listed.has_names for listed in lists):
-            numbers, names = number_labels(columns, classes, options.missing, least=least)
+            numbers, names = number_labels(columns, classes, absent, least=least)
         else:  # positions among the classes, even if the classes have other numbers as names
-            numbers, _ = number_labels(columns, map(str, range(len(classes))), options.missing)
+            numbers, _ = number_labels(columns, map(str, range(len(classes))), absent)
             names = classes
     labels = {listed.path: number for listed, number in zip(lists, numbers, strict=True)}
     return [
@@ -261,11 +301,11 @@ def _part(
             at = rows[path][given]
             told = {"items": items, "people": [name], "classes": classes}
             with naming(str(path)):
-                annotations[:, m] = place(at, 0 * at, labels[path][given], options.duplicates, told)[:, 0]
+                annotations[:, m] = place(at, 0 * at, labels[path][given], options.duplicates, told).dense()[:, 0]
     return Annotated(
         np.zeros((len(items), 0)) if options.features is None else join_features(Path(options.features), items),
         annotations=annotations,
-        items=np.array(items),
+        items=text_array(items),
         classes=classes,
         annotators=who,
         subset=subset,

@@ -6,23 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pl2d_ppl.checks.names import listed
 from pl2d_ppl.data.annotated import Annotated
+from pl2d_ppl.data.checks import text_array
 from pl2d_ppl.data.npz import naming
+from pl2d_ppl.data.parts import Reading, taken_line
 from pl2d_ppl.data.tables.writing import check_parts
 from pl2d_ppl.io import written_whole
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["from_dataset", "read_netcdf", "to_dataset", "write_netcdf"]
+__all__ = ["from_dataset", "read_netcdf", "read_netcdf_reported", "to_dataset", "write_netcdf"]
 
-ITEM, EXPERT, CATEGORY = "item", "expert", "category"
+ITEM, EXPERT, CATEGORY, FEATURE = "item", "expert", "category", "feature_0"
 DIMS = {
     "y": (ITEM,),
     "annotations": (ITEM, EXPERT),
     "group": (ITEM,),
     "coarse": (ITEM,),
     "counts": (ITEM, CATEGORY),
+    "abstained": (ITEM, EXPERT),
+    "ai": (ITEM, CATEGORY),
 }
 TRAIN, TEST = "train", "test"  # groups, if both parts exist
 ENGINE: Any = "h5netcdf"
@@ -60,6 +65,8 @@ def to_dataset(data: Annotated) -> "xr.Dataset":
     }
     if data.items is not None:
         coords[ITEM] = data.items
+    if data.features is not None:
+        coords[FEATURE] = np.array(data.features, dtype=np.str_)
     return xr.Dataset(variables, coords)
 
 
@@ -105,10 +112,13 @@ def from_dataset(dataset: "xr.Dataset", *, subset: bool = False) -> Annotated:
     arrays.setdefault("annotations", np.zeros((num_items, 0), np.int32))
     experts = dataset[EXPERT].to_numpy() if EXPERT in dataset.coords else range(arrays["annotations"].shape[1])
     if "group" in arrays and arrays["group"].dtype.kind == "O":
-        arrays["group"] = arrays["group"].astype(np.str_)  # text comes back as objects
+        arrays["group"] = text_array(arrays["group"].tolist())  # text comes back as objects
+    if "abstained" in arrays:
+        arrays["abstained"] = arrays["abstained"].astype(bool)
     return Annotated(
         **arrays,
         items=dataset[ITEM].to_numpy() if ITEM in dataset.coords else None,
+        features=tuple(map(str, dataset[FEATURE].to_numpy())) if FEATURE in dataset.coords else None,
         classes=tuple(map(str, dataset[CATEGORY].to_numpy())),
         annotators=tuple(map(str, experts)),
         subset=subset,
@@ -162,6 +172,17 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
     ValueError
         If the file cannot be read, or :func:`from_dataset` raises an error.
     """
+    return read_netcdf_reported(path, subset=subset)[:2]
+
+
+def read_netcdf_reported(path: str | os.PathLike, *, subset: bool = False) -> Reading:
+    """Read netCDF as :func:`read_netcdf` does, and say what was taken for what.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_netcdf`.
+    """
     import xarray as xr
 
     path = Path(path)
@@ -179,4 +200,6 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
     with naming(str(path)):
         data = from_dataset(train, subset=subset)
     with naming(f"{path}, test part"):
-        return data, None if test is None else from_dataset(test, subset=True)
+        told = {"people": listed(data.annotators), "truth": "y"}
+        part = None if test is None else from_dataset(test, subset=True)
+        return Reading(data, part, taken_line("netCDF", told, {}))
