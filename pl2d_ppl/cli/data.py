@@ -20,7 +20,10 @@ from pl2d_ppl.plots import save_figure
 __all__ = ["data_app"]
 
 
-FORMATS = ".npz, .nc, a table (.csv, .tsv, .parquet, .xlsx), JSON or an archive of an annotation tool, or a folder of JSON files"
+FORMATS = (
+    ".npz, .nc, a table (.csv, .tsv, .parquet, .xlsx), JSON or an archive of an annotation tool, or a folder of JSON "
+    "files"
+)
 Source = Option[Path, typer.Argument(help=f"What to read: {FORMATS}; also compressed, .gz or .zst.")]
 
 data_app = typer.Typer(help="Look at files of annotations, and convert them.", no_args_is_help=True)

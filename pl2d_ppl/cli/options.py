@@ -20,8 +20,8 @@ Data = Option[
     Path,
     typer.Argument(
         help="Items with features, truth and annotations. A .npz, or .nc, holds x, y, annotations (-1 where missing); "
-        "optionally group, x_test, y_test. A table (.csv, .tsv, .parquet, .xlsx) has truth, a column a person, and x_0, "
-        "x_1, ...; a table of annotations, or what an annotation tool exports, takes --features and --truth."
+        "optionally group, x_test, y_test. A table (.csv, .tsv, .parquet, .xlsx) has truth, a column a person, and "
+        "x_0, x_1, ...; a table of annotations, or what an annotation tool exports, takes --features and --truth."
     ),
 ]
 Steps = Option[int, typer.Option(help="Steps of SGD, rounded to whole epochs.", min=1)]

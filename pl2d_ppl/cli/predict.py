@@ -72,6 +72,7 @@ def run_predict(folder: Path, path: Path, out: Path, columns: Sequence[str] = ()
     day = Deferral.of(*prediction, people=settings["annotators"]).follow(_policy(settings))
     belief = np.asarray(jax.nn.softmax(result.outputs(x)["belief_logits"][0], -1))
     with written_whole(out) as scratch, scratch.open("wb") as file:
+        arrays: dict[str, Any] = {} if inputs.items is None else stored_text("items", list(inputs.items))
         np.savez_compressed(
             file,
             decision=day.decision.astype(np.int32),
@@ -80,7 +81,7 @@ def run_predict(folder: Path, path: Path, out: Path, columns: Sequence[str] = ()
             belief=belief,
             deciders=np.array([*settings["annotators"], "AI"]),
             classes=np.array(settings["classes"]),
-            **({} if inputs.items is None else stored_text("items", list(inputs.items))),
+            **arrays,
         )
     return f"Shares:\n{share_table(day)}\nWritten: {out}"
 

@@ -290,7 +290,7 @@ def _reordered(path: Path, found: Features, expected: Sequence[str]) -> Features
     absent = [name for name in expected if name not in names]
     if absent:
         raise ValueError(
-            f"Expected the features of the fit, {', '.join(expected)}, in {path}, found {', '.join(names)}, and none of "
-            f"{', '.join(absent)}. Name the columns as in the fit."
+            f"Expected the features of the fit, {', '.join(expected)}, in {path}, found {', '.join(names)}, and none "
+            f"of {', '.join(absent)}. Name the columns as in the fit."
         )
     return found._replace(x=found.x[:, [names.index(name) for name in expected]], names=tuple(expected))

@@ -282,7 +282,8 @@ class Annotated:
         unknown = [name for name in people if name not in self.annotators]
         if unknown:
             raise ValueError(
-                f"Expected people out of {', '.join(self.annotators[:MOST_NAMES])}, found {', '.join(unknown)}. Correct the names."
+                f"Expected people out of {', '.join(self.annotators[:MOST_NAMES])}, found "
+                f"{', '.join(unknown)}. Correct the names."
             )
         places = {name: m for m, name in enumerate(self.annotators)}
         chosen = self.long.select(np.array([places[name] for name in people], int))

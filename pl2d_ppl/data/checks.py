@@ -139,7 +139,8 @@ def abstained_of(abstained: ArrayLike, annotations: NDArray) -> NDArray:
     if (abstained & (annotations >= 0)).any():
         item, person = np.argwhere(abstained & (annotations >= 0))[0]
         raise ValueError(
-            f"Expected no annotation where somebody abstained, found one at item {item}, column {person}. Write -1 there."
+            f"Expected no annotation where somebody abstained, found one at item {item}, column {person}. Write "
+            "-1 there."
         )
     return abstained
 

@@ -31,9 +31,9 @@ def read_npz(path: str | os.PathLike) -> tuple[Annotated, Annotated | None]:
     """Read a data set, and its test part if it has one.
 
     Keys; `x` is required, and `y` or votes: `x` (N, ...), `y` (N,), `annotations` (N, M), `group` (N,),
-    `coarse` (N,), `items` (N,) names, `abstained` (N, M), `ai` (N, C), anonymous votes as `counts` (N, C) or as `votes` (N, L), -1 where an item has
-    fewer than L, `classes` (C,), `annotators` (M,), `features` (D,). All except the last three may have the suffix ``_train``; with the
-    suffix ``_test`` they form the test part. Other keys are ignored.
+    `coarse` (N,), `items` (N,) names, `abstained` (N, M), `ai` (N, C), anonymous votes as `counts` (N, C) or as `votes`
+    (N, L), -1 where an item has fewer than L, `classes` (C,), `annotators` (M,), `features` (D,). All except the last
+    three may have the suffix ``_train``; with the suffix ``_test`` they form the test part. Other keys are ignored.
 
     Without `y`, all truth is unknown. Without `annotations`, there are no experts (M = 0). A test part without
     annotations gets the experts of the training part, with all annotations missing, so that both parts fit the same
@@ -180,7 +180,7 @@ class MissingKeyError(ValueError):
 
 
 def _part(file: NpzFile, path: Path, suffix: str) -> dict[str, Any]:
-    part = {key: file[key + suffix] for key in (*_PER_ITEM, "votes") if key + suffix in file.files}
+    part: dict[str, Any] = {key: file[key + suffix] for key in (*_PER_ITEM, "votes") if key + suffix in file.files}
     if f"group{suffix}{BYTES}" in file.files:
         part["group"] = np.array(read_text(file, "group" + suffix), object)
     if f"items{suffix}{BYTES}" in file.files:

@@ -62,13 +62,12 @@ def in_parts(
             "Expected the truth of at least one item in y, found none. Add a column truth, or name a table that has "
             f"it, {advice('truth=FILE', '--truth FILE')}."
         )
-    fields = {name: content.get(name) for name in FIELDS}
-    names = {name: content[name] for name in ("classes", "annotators")}
+    fields: dict[str, Any] = {name: content.get(name) for name in (*FIELDS, "classes", "annotators")}
     if is_test is None or not is_test.any():
-        return Annotated(**fields, **names, subset=subset), None
+        return Annotated(**fields, subset=subset), None
     if is_test.all():
         raise ValueError('Expected "train" in split for some items, found "test" for all. Correct it, or leave it out.')
-    whole = Annotated(**fields, **names, subset=True)
+    whole = Annotated(**fields, subset=True)
     return whole.take(~is_test).replace(subset=subset), whole.take(np.flatnonzero(is_test))
 
 

@@ -1,5 +1,6 @@
 """From long records, which every reader yields, to annotated items."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pl2d_ppl.data.tables.repeats import Duplicates, once_per_item, place
 
 __all__ = ["AI", "LABEL", "SKIP", "TRUTH", "Choice", "Record", "Records", "collect", "empty_rows", "instants", "joined"]
 
+_OFFSETS = {"PDT": "-0700", "PST": "-0800", "EDT": "-0400", "EST": "-0500", "CDT": "-0500", "CST": "-0600"}
+_ZONE = re.compile("|".join(rf"\b{zone}\b" for zone in _OFFSETS))
 LABEL, TRUTH, AI, SKIP = range(4)  # what a record says: a person's label, the truth, the AI's label, an abstention
 
 
@@ -69,13 +72,15 @@ class Records:
     score: NDArray | None = None
 
     @classmethod
-    def of(cls, rows: Iterable[Record]) -> "Records":
+    def of(cls, rows: Iterable[Record], *, with_times: bool = False) -> "Records":
         """Collect records.
 
         Parameters
         ----------
         rows : iterable of Record
             The records.
+        with_times : bool
+            Whether times are needed.
 
         Returns
         -------
@@ -83,14 +88,16 @@ class Records:
             The same, as columns.
         """
         rows = list(rows)
-        item, person, label = (_coded([row[i] for row in rows]) for i in range(3))
+        item, person, label = (
+            _coded(column) for column in zip(*((r.item, r.person, r.label) for r in rows), strict=True)
+        )
         times = [row.time for row in rows]
         return cls(
             item,
             person,
             label,
             np.array([row.role for row in rows], np.int8),
-            None if all(time is None for time in times) else instants(times),
+            instants(times) if with_times else None,
             np.array([row.score for row in rows], float),
         )
 
@@ -151,12 +158,18 @@ def instants(times: Sequence[Any]) -> NDArray[np.float64]:
     numbers = pd.to_numeric(column, errors="coerce")
     if numbers.notna().sum() == column.notna().sum():
         return numbers.to_numpy(float)
+    column = column.map(_with_offset, na_action="ignore")
     dates = pd.to_datetime(column, errors="coerce", utc=True, format="mixed")
     wrong = column[column.notna() & dates.isna()]
     if len(wrong):
         raise ValueError(f"Expected times such as 2024-05-01T08:00:00Z, found {wrong.iloc[0]!r}. Correct them.")
     seconds = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
     return seconds.to_numpy(float)
+
+
+def _with_offset(time: Any) -> str:
+    """Write the offset of a zone of the United States, whose names pandas does not read."""
+    return _ZONE.sub(lambda found: _OFFSETS[found[0]], str(time))
 
 
 def joined(records: Records, item: Coded, label: Coded, role: int) -> Records:
@@ -207,8 +220,9 @@ def collect(records: Records, choice: Choice) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``items`` (N names), ``annotators``, ``classes``, ``annotations`` as :class:`~pl2d_ppl.data.long.LongAnnotations`, ``y`` (N,),
-        ``ai`` (N, C) or None, and ``missing``, numbers of labels by their spelling that were read as missing.
+        ``items`` (N names), ``annotators``, ``classes``, ``annotations`` as
+        :class:`~pl2d_ppl.data.long.LongAnnotations`, ``y`` (N,), ``ai`` (N, C) or None, and
+        ``missing``, numbers of labels by their spelling that were read as missing.
 
     Raises
     ------
@@ -295,7 +309,7 @@ def _truth(records: Records, numbers: NDArray, items: Sequence[str], classes: Se
 
 
 def _ai(records: Records, numbers: NDArray, num_items: int, num_categories: int) -> NDArray | None:
-    """Return the AI's probabilities: its score for its label, the rest shared; the last prediction of an item counts."""
+    """Return the AI's probabilities: its score for its label, the rest shared; the last one of an item counts."""
     spoken = (records.role == AI) & (numbers >= 0)
     if not spoken.any():
         return None

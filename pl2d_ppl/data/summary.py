@@ -80,8 +80,8 @@ class Summary:
             f"{_share(self.majority_accuracy)}" + (f"; abstentions: {self.abstentions:,}" if self.abstentions else "")
         )
         lines.append("items by number of annotations: " + _histogram(self.per_item))
-        shown = "; ".join(f"{_together(who)}: {number:,}" for who, number in self.patterns.items())
-        return "\n".join([*lines, f"most frequent, who annotated together: {shown}"])
+        together = "; ".join(f"{_together(who)}: {number:,}" for who, number in self.patterns.items())
+        return "\n".join([*lines, f"most frequent, who annotated together: {together}"])
 
     def _shown(self) -> list[str]:
         """Return everybody, or those who annotated most if they are many."""

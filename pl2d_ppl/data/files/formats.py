@@ -178,7 +178,8 @@ def _by_content(path: Path) -> str | None:
     text = begin.removeprefix(codecs.BOM_UTF8).lstrip()
     if text[:1] in (b"[", b"{") and _by_ending(path) in (None, "table"):
         return "export"
-    return None
+    is_text = text and b"\0" not in begin and all(byte > 31 or byte in b"\t\n\r\x01" for byte in begin)
+    return "table" if is_text and _by_ending(path) is None else None
 
 
 def _of_archive(path: Path) -> str:
@@ -199,8 +200,8 @@ def _by_ending(path: Path) -> str | None:
 
 def _unknown(path: Path) -> str:
     return (
-        f"Expected .npz, .nc, a table ({', '.join(TABLES)}), JSON of an annotation tool or a folder of JSON files, found "
-        f"{path}."
+        f"Expected .npz, .nc, a table ({', '.join(TABLES)}), JSON of an annotation tool or a folder of JSON files, "
+        f"found {path}."
     )
 
 
@@ -211,7 +212,8 @@ def _check_options(
     strange = [name for name in options if name not in known]
     if strange:
         raise ValueError(
-            f"Expected the options {_options(known, shell) or '(none)'} for the format of {path}, found {_options(strange, shell)}. "
+            f"Expected the options {_options(known, shell) or '(none)'} for the format of {path}, found "
+            f"{_options(strange, shell)}. "
             "Leave them out."
         )
 

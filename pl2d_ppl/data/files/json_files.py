@@ -256,11 +256,11 @@ def _annotated(
     if not lists:
         raise ValueError("Expected a file of the truth or of a person, found none. Name some.")
     classes = None if options.classes is None else distinct_names("classes", options.classes)
-    for listed in lists:
-        if classes is not None and listed.width not in (0, len(classes)):
+    for each in lists:
+        if classes is not None and each.width not in (0, len(classes)):
             raise ValueError(
-                f"Expected lists of {len(classes)} numbers in {listed.path}, for {', '.join(classes)}, found "
-                f"{listed.width}. Correct classes."
+                f"Expected lists of {len(classes)} numbers in {each.path}, for {', '.join(classes)}, found "
+                f"{each.width}. Correct classes."
             )
     with naming(str(lists[0].path.parent)):
         absent = (*options.missing, "-1")  # an index of a category is never negative
@@ -288,10 +288,10 @@ def _part(
 ) -> Annotated:
     places = {} if truth is None else {name: i for i, name in enumerate(dict.fromkeys(truth.items))}
     known, rows = dict(places), {}
-    for listed in people.values():
+    for each in people.values():
         if truth is not None:
-            check_overlap(listed.path, listed.items, truth.path, known)
-        rows[listed.path] = np.array([places.setdefault(name, len(places)) for name in listed.items], int)
+            check_overlap(each.path, each.items, truth.path, known)
+        rows[each.path] = np.array([places.setdefault(name, len(places)) for name in each.items], int)
     items = list(places)
     annotations = np.full((len(items), len(who)), -1, np.int32)
     for m, name in enumerate(who):

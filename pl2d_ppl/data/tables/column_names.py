@@ -40,21 +40,8 @@ OF_LONG = ("item", "annotator", "label")
 _INDEX = re.compile(r"(unnamed: ?\d+(\.\d+)*|__index_level_\d+__|level_\d+|index)", re.IGNORECASE)
 # Last words of names that say something about a row, and are nobody's.
 _ABOUT = frozenset(
-    ["id", "ids", "at", "time", "date", "datetime", "timestamp", "url", "uri", "comment", "comments", "note", "notes"]
-    + [
-        "text",
-        "sentence",
-        "duration",
-        "seconds",
-        "age",
-        "gender",
-        "sex",
-        "race",
-        "ethnicity",
-        "education",
-        "occupation",
-    ]
-    + ["confidence", "score", "email", "ip", "description", "title"]
+    "id ids at time date datetime timestamp url uri comment comments note notes text sentence duration seconds age "
+    "gender sex race ethnicity education occupation confidence score email ip description title".split()
 )
 TRUE = ("true", "gold", "golden", "correct", "reference", "target", "expected", "expert", "ground")  # first words
 

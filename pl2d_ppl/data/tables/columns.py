@@ -5,7 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pl2d_ppl.checks.advice import advice
-from pl2d_ppl.data.tables.column_names import OF_ITEMS, OF_LONG, ROLES, TRUE, VOTES, form_of, is_index, spellings
+from pl2d_ppl.data.tables.column_names import (
+    OF_ITEMS,
+    OF_LONG,
+    ROLES,
+    TRUE,
+    VOTES,
+    form_of,
+    is_index,
+    no_person,
+    spellings,
+)
 from pl2d_ppl.data.tables.numbers import integers_of
 from pl2d_ppl.data.tables.table_files import TableFile
 
@@ -45,7 +55,8 @@ def find_columns(names: Sequence[str], columns: Mapping[str, str | None] | None 
     absent = [name for name in columns.values() if name and name not in names]
     if absent:
         raise ValueError(
-            f"Expected a column {absent[0]!r}, as {advice('columns', '--column')} says, found {', '.join(names)}. Correct it."
+            f"Expected a column {absent[0]!r}, as {advice('columns', '--column')} says, found {', '.join(names)}. "
+            "Correct it."
         )
     found = {role: name for role, name in columns.items() if name}
     free = [name for name in names if name not in found.values()]
@@ -141,7 +152,7 @@ def detect_layout(
     rest = rest_of(file.names, roles, feature_prefix)
     if classes is not None and set(rest) == set(classes):
         return "counts"
-    if len(rest) < 2 or any(name.startswith(VOTES) for name in file.names):
+    if len(rest) < 2 or any(no_person(name) for name in rest) or any(name.startswith(VOTES) for name in file.names):
         return "wide"
     truth = set(file.coded(roles["truth"]).values if "truth" in roles else [])
     if truth and truth <= set(rest):
@@ -164,8 +175,8 @@ def _check_both(file: TableFile, roles: Mapping[str, str]) -> None:
     which = advice(f'columns={{"{lacking[0]}": ...}}', f"--column {lacking[0]}=...")
     wide = advice('layout="wide"', "--layout wide")
     raise ValueError(
-        f"Expected columns for {', '.join(lacking)} beside {roles[half[0]]!r}, found {', '.join(file.names)}. Say which "
-        f"they are, such as {which}, or that every column is a person, {wide}."
+        f"Expected columns for {', '.join(lacking)} beside {roles[half[0]]!r}, found {', '.join(file.names)}. Say "
+        f"which they are, such as {which}, or that every column is a person, {wide}."
     )
 
 

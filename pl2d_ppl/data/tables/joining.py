@@ -334,9 +334,9 @@ def known_truth(
     forms = {_bare(name) for name in items}
     kept = may_add and not any(_bare(name) in forms for name in unknown)
     warn(
-        f"Expected items of {own} in {where}, found {len(unknown):,} of {len(names.values):,} items of {where} that are "
-        f"none of {own}, such as {unknown[0]!r}: they are {'added without annotations' if kept else 'left out'}. Make "
-        "the names alike if they should be (a spreadsheet drops leading zeros)."
+        f"Expected items of {own} in {where}, found {len(unknown):,} of {len(names.values):,} items of {where} that "
+        f"are none of {own}, such as {unknown[0]!r}: they are {'added without annotations' if kept else 'left out'}. "
+        "Make the names alike if they should be (a spreadsheet drops leading zeros)."
     )
     if kept:
         return truth

@@ -80,18 +80,18 @@ def _read_long(request: Request) -> tuple[dict[str, Any], NDArray | None]:
     if request.truth is not None:
         own = known_truth(request.truth_path, request.truth, request.file.path, item.values, may_add=True)
         records = joined(records, *own, TRUTH)
-    found = collect(records, request.choice)
+    content = collect(records, request.choice)
     unread = [name for name in request.file.names if name.startswith(request.feature_prefix)]
     if unread and request.features is None:
         warn(
             f"Expected features of a long table in a file of their own, found {unread[0]} in the table, which is left "
             f"out. Pass it, {advice('features=FILE', '--features FILE')}."
         )
-    items = found["items"]
+    items = content["items"]
     of_items = _of_items(request, item.codes, items)
     is_test = of_items.pop("is_test")
     joined_features = _joined_features(request, items) or {"x": np.zeros((len(items), 0))}
-    return {**found, **joined_features, "counts": None, "items": text_array(items), **of_items}, is_test
+    return {**content, **joined_features, "counts": None, "items": text_array(items), **of_items}, is_test
 
 
 def _joined_features(request: Request, items: Sequence[str] | None) -> dict[str, Any] | None:
@@ -249,7 +249,8 @@ def _names(item: Coded) -> list[str]:
     """Return the names of the items of a table with one row per item."""
     if item.codes.min() < 0:
         raise ValueError(
-            f"Expected every row to name its item, found none in {empty_rows(item.codes < 0)}. Add it, or drop the rows."
+            f"Expected every row to name its item, found none in {empty_rows(item.codes < 0)}. Add it, or "
+            "drop the rows."
         )
     if len(item.values) < len(item.codes):
         twice = item.values[int(np.argmax(np.bincount(item.codes) > 1))]

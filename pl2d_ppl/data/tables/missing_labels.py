@@ -9,11 +9,11 @@ __all__ = ["MISSING", "missing_among"]
 
 # As databases, spreadsheets, pandas and R write it, in lower case.
 MISSING = frozenset(
-    ["", "na", "n/a", "nan", "-nan", "null", "<na>", "\\n", "nat", "#n/a", "#n/a n/a", "#na", "#null!", "#value!"]
-    + ["#ref!", "#div/0!", "#name?", "#num!", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"]
+    "|na|n/a|nan|-nan|null|<na>|\\n|nat|#n/a|#n/a n/a|#na|#null!|#value!|#ref!|#div/0!|#name?|#num!|1.#ind|-1.#ind|"
+    "1.#qnan|-1.#qnan".split("|")
 )
 # Many experts write "none" to say that there is nothing to see, but hardly among numbers.
-BESIDE_NUMBERS = frozenset(["none", "nil", "missing", ".", "-", "--", "?", "nd", "n.a.", "undefined"])
+BESIDE_NUMBERS = frozenset("none|nil|missing|.|-|--|?|nd|n.a.|undefined".split("|"))
 
 
 def missing_among(

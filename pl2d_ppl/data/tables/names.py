@@ -187,8 +187,8 @@ def _named_by_themselves(labels: Sequence[str], least: int) -> tuple[dict[str, i
     if len(distinct) > MOST_FRACTIONS:
         raise ValueError(
             f"Expected at most {MOST_FRACTIONS} numbers as categories, found {len(distinct):,}, such as "
-            f"{number_name(distinct[0])} and {number_name(distinct[-1])}. Check which column holds the labels; if these "
-            "are probabilities, take the most probable category."
+            f"{number_name(distinct[0])} and {number_name(distinct[-1])}. Check which column holds the labels; if "
+            "these are probabilities, take the most probable category."
         )
     place = {value: i for i, value in enumerate(distinct)}
     return {label: place[value] for label, value in zip(labels, numbers, strict=True)}, tuple(

@@ -19,6 +19,7 @@ import pyarrow.parquet
 
 from pl2d_ppl.checks.advice import advice
 from pl2d_ppl.data.stored import begin_of, content_of, plain_name
+from pl2d_ppl.data.tables.column_names import is_known
 from pl2d_ppl.data.tables.dialects import MOST_LINES, check_quotes, delimiter_of, is_headerless, rows_of
 from pl2d_ppl.data.tables.excel import is_excel, read_excel
 from pl2d_ppl.data.tables.names import Coded, as_ids, coded
@@ -68,12 +69,15 @@ class TableFile:
         The columns that have a name, as written.
     notes : dict
         Notes that :func:`~pl2d_ppl.data.tables.writing.write_table` stored in a Parquet file; empty otherwise.
+    schema : pyarrow.Schema, optional
+        Types of the columns; None if all are text.
     """
 
     path: Path
     names: tuple[str, ...]
     load: Callable[[Sequence[str]], Any] = field(repr=False)
     notes: dict[str, Any]
+    schema: Any = None
     _read: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def read(self, names: Sequence[str]) -> dict[str, Any]:
@@ -122,6 +126,10 @@ class TableFile:
         except ValueError as error:
             raise ValueError(f"column {name!r}: {error}") from error
 
+    def types(self) -> list[Any]:
+        """Return the types of all columns, without reading those of a text."""
+        return list(self.schema.types) if self.schema is not None else []
+
     def ids(self, name: str) -> Coded:
         """Read a column of identifiers, of items or people; "3.0" is "3" where all are whole numbers.
 
@@ -138,7 +146,7 @@ class TableFile:
 
 def _check_header_once(path: Path, names: Sequence[str], table: Any) -> None:
     """Refuse a header among the rows, where files were joined."""
-    if len(names) < 2 or not all(pa.types.is_string(column.type) for column in table.columns):
+    if sum(map(is_known, names)) < 2 or not all(pa.types.is_string(column.type) for column in table.columns):
         return
     again = pa.compute.equal(table.columns[0], names[0])
     for name, column in zip(names[1:], table.columns[1:], strict=True):
@@ -242,7 +250,7 @@ def _open_parquet(path: Path) -> TableFile:
             f"Expected a Parquet file at {path}, found something else: {error}. Fetch or rewrite it."
         ) from error
     notes = (schema.metadata or {}).get(NOTES)
-    return TableFile(path, tuple(schema.names), load, json.loads(notes) if notes else {})
+    return TableFile(path, tuple(schema.names), load, json.loads(notes) if notes else {}, schema)
 
 
 def _open_csv(path: Path, dialect: Dialect) -> TableFile:
@@ -260,8 +268,8 @@ def _open_csv(path: Path, dialect: Dialect) -> TableFile:
         raise ValueError(
             f"Expected a row of column names at the top of {path}, found a row like the others: "
             f"{', '.join(first)[:MOST_SHOWN]}. Add one, or name the columns: "
-            f"{advice('names=["item", "annotator", "label"]', '--names item,annotator,label')}; if these are names, say "
-            f"so, {advice('header=True', '--header')}."
+            f"{advice('names=["item", "annotator", "label"]', '--names item,annotator,label')}; if these are names, "
+            f"say so, {advice('header=True', '--header')}."
         )
     if dialect.quotes is None and re.search(b'"', memoryview(content)):
         check_quotes(content.to_pybytes(), delimiter, len(header), path)
