@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import typer
 
+from pl2d_ppl.cli.agreement import agreement_lines, agreement_values
 from pl2d_ppl.cli.options import reports_errors
 from pl2d_ppl.cli.reading import ReadingOptions, TableLayout, takes_reading_options
 from pl2d_ppl.data import Annotated, write_data
+from pl2d_ppl.data.agreement import agreement
 from pl2d_ppl.io import check_writable
-from pl2d_ppl.plots import save_figure
+from pl2d_ppl.plots import plot_agreement, save_figure
 
 __all__ = ["data_app"]
 
@@ -36,10 +38,11 @@ def describe(
     data: Source,
     reading: ReadingOptions,
     plot: Option[Path | None, typer.Option(help="A picture of who annotated what, .png, .pdf or .svg.")] = None,
+    plot_agreement: Option[Path | None, typer.Option(help="A picture of Cohen's kappa by pair of people.")] = None,
     as_json: Option[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Summarise how much and how well people annotated, and how far they agree."""
-    typer.echo(run_describe(data, reading, plot=plot, as_json=as_json))
+    typer.echo(run_describe(data, reading, plot=plot, agreement_plot=plot_agreement, as_json=as_json))
 
 
 @data_app.command()
@@ -62,25 +65,38 @@ MOST_NAMES = 20
 FIGURES = (".png", ".pdf", ".svg")
 
 
-def run_describe(path: Path, options: ReadingOptions, *, plot: Path | None, as_json: bool) -> str:
+def run_describe(
+    path: Path, options: ReadingOptions, *, plot: Path | None, as_json: bool, agreement_plot: Path | None = None
+) -> str:
     """Run ``pl2d data describe``."""
-    if plot is not None:
-        if plot.suffix.lower() not in FIGURES:
-            raise ValueError(f"Expected a picture, {', '.join(FIGURES)}, found {plot}. Rename it.")
-        check_writable(plot)
+    pictures = [picture for picture in (plot, agreement_plot) if picture is not None]
+    for picture in pictures:
+        if picture.suffix.lower() not in FIGURES:
+            raise ValueError(f"Expected a picture, {', '.join(FIGURES)}, found {picture}. Rename it.")
+        check_writable(picture)
     train, test, taken = options.read(path)
     parts = {"train": train} if test is None else {"train": train, "test": test}
+    found = {name: agreement(part.long, part.num_categories) for name, part in parts.items()}
+    if pictures and train.num_experts == 0:
+        raise ValueError(
+            f"Expected annotations to plot in {path}, found none of identified people. Leave pictures out."
+        )
     if plot is not None:
-        if train.num_experts == 0:
-            raise ValueError(
-                f"Expected annotations to plot in {path}, found none of identified people. Leave --plot out."
-            )
         save_figure(train.plot_missing().figure, plot)
+    if agreement_plot is not None:
+        pairs = found["train"].pairs
+        if pairs is None:
+            raise ValueError(f"Expected fewer annotations of one item in {path} to compare people, found too many.")
+        save_figure(plot_agreement(pairs, train.annotators).figure, agreement_plot)
     if as_json:
-        told = {"taken": taken} | {name: _described(part) for name, part in parts.items()}
+        told: dict[str, Any] = {"taken": taken}
+        told |= {name: _described(part) | agreement_values(part, found[name]) for name, part in parts.items()}
         return json.dumps(told, indent=1, ensure_ascii=False)
-    lines = [f"{name + ' part: ' if test else ''}{part.summary()}" for name, part in parts.items()]
-    written = [] if plot is None else [f"Written: {plot}"]
+    lines = []
+    for name, part in parts.items():
+        lines.append(f"{name + ' part: ' if test else ''}{part.summary()}")
+        lines += agreement_lines(part, found[name])
+    written = [f"Written: {', '.join(map(str, pictures))}"] if pictures else []
     return "\n".join([taken, _about(train), *lines, *written])
 
 

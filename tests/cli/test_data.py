@@ -64,6 +64,8 @@ def test_describe(folder):
         "missing 50.0%; pairs that agree 0.0%; plurality right 75.0%",
         "items by number of annotations: 0: 1, 1: 1, 2: 1",
         "most frequent, who annotated together: nobody: 1; ann: 1; ann, bob: 1",
+        "beyond chance: Fleiss' kappa -1.000; Krippendorff's alpha 0.000 (nominal)",
+        "Cohen's kappa: 0.000 (ann and bob, 1 items)",
     ]
 
 

@@ -46,7 +46,7 @@ def test_which_of_two_columns_of_labels_is_asked(tmp_path, header):
 
 
 def test_two_columns_of_truth_are_asked_about(tmp_path):
-    with pytest.raises(ValueError, match="one column for the truth, found 'truth' and 'gold'. Choose one"):
+    with pytest.raises(ValueError, match=r"one column for the truth, found 'truth' and 'gold'. Choose one"):
         table(tmp_path, LABELS[0] + ",gold,truth", *(row + ",cat,dog" for row in LABELS[1:]))
 
 
@@ -61,13 +61,13 @@ def test_a_table_without_a_header_is_refused_or_its_columns_are_named(tmp_path, 
 def test_names_of_columns(tmp_path):
     named = table(tmp_path, *LABELS[1:], names=["item", "annotator", "label"], subset=True)
     assert_same(named, table(tmp_path, *LABELS, subset=True))
-    with pytest.raises(ValueError, match="a name for each of 3 columns of .*, found 2: item, label"):
+    with pytest.raises(ValueError, match=r"a name for each of 3 columns of .*, found 2: item, label"):
         table(tmp_path, *LABELS[1:], names=["item", "label"])
     assert table(tmp_path, "m,n", "m,n", "n,m", header=True, subset=True).annotators == ("m", "n")
 
 
 def test_a_header_among_the_rows_is_no_item(tmp_path):
-    with pytest.raises(ValueError, match="one header at the top of .*, found it again in row 3 below it"):
+    with pytest.raises(ValueError, match=r"one header at the top of .*, found it again in row 3 below it"):
         table(tmp_path, *LABELS[:3], *LABELS, subset=True)
 
 
@@ -155,7 +155,7 @@ def test_a_scale_through_zero(tmp_path):
     data = table(tmp_path, "item,annotator,label", "a,m,-5", "b,m,-1", "c,m,0", "d,m,5", subset=True)
     assert data.classes == ("-5", "-1", "0", "5")
     assert data.annotations[:, 0].tolist() == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="-1 where missing, found -9.* missing="):
+    with pytest.raises(ValueError, match=r"-1 where missing, found -9.* missing="):
         table(tmp_path, "item,annotator,label", "a,m,-9", "b,m,4", subset=True)
 
 
@@ -203,7 +203,7 @@ def test_a_gap_makes_floats_of_identifiers_but_no_other_people(tmp_path):
 
 @pytest.mark.parametrize("name", ["9.007e+15", "1.23457E+11", "9.3e+15"])
 def test_identifiers_that_lost_digits_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="names that keep all their digits, found .* Export the column as text"):
+    with pytest.raises(ValueError, match=r"names that keep all their digits, found .* Export the column as text"):
         table(tmp_path, "item,worker,label", f"{name},1,0", "12,2,1", subset=True)
 
 
@@ -221,7 +221,7 @@ def test_identifiers_that_lost_digits_are_refused(tmp_path, name):
 )
 def test_a_lone_quotation_mark_swallows_no_rows(tmp_path, rows):
     lines = ("item\tannotator\tlabel\ttext", *rows)
-    with pytest.raises(ValueError, match="found one that is opened in line 2 and not closed there .* quotes=False"):
+    with pytest.raises(ValueError, match=r"found one that is opened in line 2 and not closed there .* quotes=False"):
         table(tmp_path, *lines, name="d.tsv", subset=True)
     assert table(tmp_path, *lines, name="d.tsv", quotes=False, subset=True).num_items == 3
 
