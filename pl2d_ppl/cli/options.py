@@ -21,7 +21,8 @@ Data = Option[
     typer.Argument(
         help="Items with features, truth and annotations. A .npz, or .nc, holds x, y, annotations (-1 where missing); "
         "optionally group, x_test, y_test. A table (.csv, .tsv, .parquet, .xlsx) has truth, a column a person, and "
-        "x_0, x_1, ...; a table of annotations, or what an annotation tool exports, takes --features and --truth."
+        "x_0, x_1, ...; what lacks features or truth, such as the export of an annotation tool, gets them "
+        "from other files."
     ),
 ]
 Steps = Option[int, typer.Option(help="Steps of SGD, rounded to whole epochs.", min=1)]

@@ -188,7 +188,7 @@ def _of_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # whatever a damaged archive raises
         return "npz"  # its reader says what is wrong
     return "export" if any(name.lower().endswith(JSON) for name in names) else "npz"
 

@@ -175,6 +175,17 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
     return read_netcdf_reported(path, subset=subset)[:2]
 
 
+def _read_attributes(path: Path) -> None:
+    """Read all attributes: h5netcdf prints an exception that is ignored if it cannot read one while it opens a file."""
+    import h5py
+
+    with path.open("rb"):
+        pass
+    with h5py.File(path) as file:
+        dict(file.attrs)
+        file.visititems(lambda _, thing: dict(thing.attrs) and None)
+
+
 def read_netcdf_reported(path: str | os.PathLike, *, subset: bool = False) -> Reading:
     """Read netCDF as :func:`read_netcdf` does, and say what was taken for what.
 
@@ -187,8 +198,7 @@ def read_netcdf_reported(path: str | os.PathLike, *, subset: bool = False) -> Re
 
     path = Path(path)
     try:
-        with path.open("rb"):
-            pass
+        _read_attributes(path)
         with xr.open_datatree(path, engine=ENGINE) as tree:
             whole = {name: node.to_dataset().load() for name, node in tree.children.items() if name in (TRAIN, TEST)}
             train, test = whole.get(TRAIN, tree.to_dataset().load()), whole.get(TEST)

@@ -19,7 +19,7 @@ from pl2d_ppl.data.tables.column_names import (
 from pl2d_ppl.data.tables.numbers import integers_of
 from pl2d_ppl.data.tables.table_files import TableFile
 
-__all__ = ["Layout", "detect_layout", "find_columns", "rest_of"]
+__all__ = ["detect_layout", "find_columns", "rest_of"]
 
 Layout = Literal["long", "wide", "counts"]
 

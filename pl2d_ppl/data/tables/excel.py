@@ -22,7 +22,7 @@ def is_excel(path: Path, begin: bytes) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.startswith("xl/") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # whatever a damaged archive raises
         return path.suffix.lower() == ".xlsx"
 
 

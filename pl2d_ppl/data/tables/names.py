@@ -74,6 +74,8 @@ def coded(column: Any) -> Coded:
         values = pa.array(distinct).cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"Expected text or integers, found {column.type}. Convert the column.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected UTF-8 text, found: {error}. Fetch or rewrite the file.") from error
     filled = np.array([bool(value.strip()) for value in values] + [False])
     if filled[:-1].all():
         return Coded(codes.astype(np.int32, copy=False), values)

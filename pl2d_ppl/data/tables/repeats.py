@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pl2d_ppl.checks.advice import advice
 from pl2d_ppl.data.long import LongAnnotations
 
-__all__ = ["Duplicates", "every_item", "once_per_item", "place"]
+__all__ = ["every_item", "once_per_item", "place"]
 
 Duplicates = Literal["error", "first", "last", "newest", "majority"]
 RULES = ("error", "first", "last", "newest", "majority")
@@ -122,10 +122,11 @@ def place(
     rows, columns, labels, cells = rows[order], columns[order], labels[order], cells[order]
     starts = np.flatnonzero(np.append(True, cells[1:] != cells[:-1])[: len(cells)])
     ends = np.append(starts[1:], len(cells))[: len(starts)] - 1
-    wrong = np.flatnonzero((cells[1:] == cells[:-1]) & (labels[1:] != labels[:-1]))
+    last = np.repeat(labels[ends], ends - starts + 1)
+    wrong = np.flatnonzero(labels != last)
     if len(wrong) and duplicates == "error":
         first = wrong[np.argmin(order[wrong])]
-        raise ValueError(_conflict(labels[[first + 1, first]], columns[first], rows[first], cells[wrong], told))
+        raise ValueError(_conflict((labels[first], last[first]), columns[first], rows[first], cells[wrong], told))
     chosen = labels[starts if duplicates in ("first", "majority") else ends]
     if len(wrong) and duplicates == "majority":
         several = np.unique(cells[wrong])
@@ -144,7 +145,7 @@ def _known(time: NDArray | None) -> NDArray:
     return time
 
 
-def _conflict(labels: NDArray, column: int, row: int, cells: NDArray, told: Mapping[str, Sequence[str]]) -> str:
+def _conflict(labels: Sequence[int], column: int, row: int, cells: NDArray, told: Mapping[str, Sequence[str]]) -> str:
     both = ["(would not say)" if label < 0 else told["classes"][label] for label in labels]
     choose = advice(
         'duplicates="first", "last", "newest" or "majority"', "--duplicates first, last, newest or majority"

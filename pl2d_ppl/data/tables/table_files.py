@@ -28,6 +28,7 @@ __all__ = ["NOTES", "TABLES", "Dialect", "TableFile", "naming_table", "open_tabl
 
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 NOTES = b"pl2d_ppl"  # key under which a Parquet file stores the order of classes and people
+LAYOUTS = ("long", "wide", "counts")
 BLOCK = 2**23  # bytes that a thread reads at a time
 MOST_SHOWN = 80
 
@@ -102,7 +103,7 @@ class TableFile:
         if wanted:
             try:
                 table = self.load(wanted)
-            except OSError as error:
+            except (OSError, pa.ArrowException) as error:
                 raise ValueError(
                     f"Expected a file that can be read at {self.path}, found: {error}. Fetch it again."
                 ) from error
@@ -245,12 +246,26 @@ def _open_parquet(path: Path) -> TableFile:
     try:
         with pa.parquet.ParquetFile(path if source is path else pa.BufferReader(content_of(path))) as file:
             schema = file.schema_arrow
-    except pa.ArrowInvalid as error:
+    except (OSError, pa.ArrowException) as error:
         raise ValueError(
             f"Expected a Parquet file at {path}, found something else: {error}. Fetch or rewrite it."
         ) from error
-    notes = (schema.metadata or {}).get(NOTES)
-    return TableFile(path, tuple(schema.names), load, json.loads(notes) if notes else {}, schema)
+    return TableFile(path, tuple(schema.names), load, _notes(path, schema), schema)
+
+
+def _notes(path: Path, schema: Any) -> dict[str, Any]:
+    """Return what :func:`~pl2d_ppl.data.tables.writing.write_table` noted."""
+    stored = (schema.metadata or {}).get(NOTES)
+    if stored is None:
+        return {}
+    try:
+        notes = json.loads(stored)
+        names = [*notes.get("classes", ()), *notes.get("annotators", ())]
+        if not all(isinstance(name, str) for name in names) or notes.get("layout") not in (None, *LAYOUTS):
+            raise ValueError("other values")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"Expected notes that can be read in {path}, found: {error}. Fetch or rewrite it.") from error
+    return notes
 
 
 def _open_csv(path: Path, dialect: Dialect) -> TableFile:
