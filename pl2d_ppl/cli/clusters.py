@@ -11,6 +11,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.cli.options import Seed, VoteModelName, integers, reports_errors
 from pl2d_ppl.cli.reading import ReadingOptions, read_with_features, takes_reading_options
 from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, ClusterRun, VoteModel, fit_clusters, held_out
@@ -20,7 +21,7 @@ from pl2d_ppl.clusters.perplexity import (
     perplexity,
     relative_perplexity_change,
 )
-from pl2d_ppl.data import Annotated
+from pl2d_ppl.data import Annotated, vote_counts
 from pl2d_ppl.data.splits import mean_and_scale
 from pl2d_ppl.experiments.reports import versions, write_json
 from pl2d_ppl.inference.arviz import to_datatree
@@ -100,7 +101,13 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions, reading: Readin
         raise ValueError(f"Expected a share of held-out items between 0 and 1, found {options.test_share}.")
     votes, _ = read_with_features(path, reading)
     counts = votes.counts
-    if counts is None:
+    if counts is None and votes.num_experts:
+        warn(
+            f"Expected anonymous votes in {path}, found annotations of {votes.num_experts} people: they are counted as "
+            "votes, and the same people are placed among the clusters."
+        )
+        counts = vote_counts(votes.annotations, votes.num_categories)
+    if counts is None or not counts.any():
         raise ValueError(f"Expected anonymous votes in {path}, found none. Add votes (N, L) or counts (N, C).")
     check_writable(out / "clusters.json")
     split_key, fit_key, member_key, draw_key = jax.random.split(jax.random.key(options.seed), 4)

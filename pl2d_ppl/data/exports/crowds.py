@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, only, text_of
-from pl2d_ppl.data.records import TRUTH, Record
+from pl2d_ppl.data.tables.records import TRUTH, Record
 
 __all__ = ["figure_eight", "is_figure_eight", "is_popquorn", "is_toloka", "popquorn", "toloka"]
 

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, text_of
-from pl2d_ppl.data.records import Record
+from pl2d_ppl.data.tables.records import Record
 
 __all__ = ["doccano"]
 

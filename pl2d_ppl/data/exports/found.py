@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pl2d_ppl.checks.advice import advice
 from pl2d_ppl.checks.names import listed
-from pl2d_ppl.data.records import Record
+from pl2d_ppl.data.tables.records import Record
 from pl2d_ppl.data.tables.repeats import Duplicates
 
 __all__ = ["Found", "Wanted", "answers_of", "one_of", "only", "text_of"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, text_of
-from pl2d_ppl.data.records import Record
+from pl2d_ppl.data.tables.records import Record
 
 __all__ = ["answers", "is_answers", "is_lewidi", "lewidi"]
 

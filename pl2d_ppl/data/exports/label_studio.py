@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, text_of
-from pl2d_ppl.data.records import AI, LABEL, SKIP, TRUTH, Record
+from pl2d_ppl.data.tables.records import AI, LABEL, SKIP, TRUTH, Record
 
 __all__ = ["flat", "is_flat", "is_tasks", "tasks"]
 

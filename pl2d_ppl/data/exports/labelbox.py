@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, text_of
-from pl2d_ppl.data.records import SKIP, Record
+from pl2d_ppl.data.tables.records import SKIP, Record
 
 __all__ = ["is_labelbox", "labelbox"]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, only, text_of
-from pl2d_ppl.data.records import AI, SKIP, Record
 from pl2d_ppl.data.tables.column_names import ROLES, form_of
+from pl2d_ppl.data.tables.records import AI, SKIP, Record
 
 __all__ = ["has_lists", "lists"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, only, text_of
-from pl2d_ppl.data.records import Record
+from pl2d_ppl.data.tables.records import Record
 
 __all__ = ["is_mturk", "mturk"]
 

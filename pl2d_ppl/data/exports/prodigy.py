@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, text_of
-from pl2d_ppl.data.records import LABEL, SKIP, TRUTH, Record
+from pl2d_ppl.data.tables.records import LABEL, SKIP, TRUTH, Record
 
 __all__ = ["is_prodigy", "prodigy"]
 

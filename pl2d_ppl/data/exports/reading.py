@@ -31,11 +31,11 @@ from pl2d_ppl.data.exports.zooniverse import (
     reductions,
 )
 from pl2d_ppl.data.parts import Reading, in_parts, taken_line
-from pl2d_ppl.data.records import TRUTH, Choice, Records, collect, joined
 from pl2d_ppl.data.tables.column_names import FEATURES
 from pl2d_ppl.data.tables.columns import Layout
 from pl2d_ppl.data.tables.joining import features_by_name, known_truth, read_item_labels
 from pl2d_ppl.data.tables.reading import read_open_table
+from pl2d_ppl.data.tables.records import SKIP, TRUTH, Choice, Records, collect, joined
 from pl2d_ppl.data.tables.repeats import Duplicates
 from pl2d_ppl.data.tables.table_files import Dialect, TableFile, naming_table, open_table, table_of
 
@@ -296,6 +296,9 @@ def _reading(path: Path, found: Found, wanted: Wanted, options: _Options) -> Rea
         own = known_truth(Path(options.truth), given, path, records.item.values, may_add=True)
         records = joined(records, *own, TRUTH)
         told["truth"] = str(options.truth)
+    skipped = int((records.role == SKIP).sum())
+    if skipped:
+        told["abstained"] = f"{skipped:,} times"
     choice = Choice(
         None if options.classes is None else distinct_names("classes", options.classes),
         None if options.people is None else distinct_names("people", options.people),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, text_of
-from pl2d_ppl.data.records import SKIP, TRUTH, Record
+from pl2d_ppl.data.tables.records import SKIP, TRUTH, Record
 
 __all__ = ["classifications", "extractions", "is_classifications", "is_extractions", "is_reductions", "reductions"]
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pl2d_ppl.checks.advice import advice
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.data.checks import text_array
-from pl2d_ppl.data.records import LABEL, SKIP, TRUTH, Choice, Records, collect, empty_rows, instants, joined
 from pl2d_ppl.data.tables.column_names import OF_ITEMS, OF_LONG, VOTES
 from pl2d_ppl.data.tables.columns import rest_of
 from pl2d_ppl.data.tables.joining import feature_columns, features_by_name, known_truth
 from pl2d_ppl.data.tables.names import Coded
 from pl2d_ppl.data.tables.numbers import integers_of
 from pl2d_ppl.data.tables.people_columns import check_people
+from pl2d_ppl.data.tables.records import LABEL, SKIP, TRUTH, Choice, Records, collect, empty_rows, instants, joined
 from pl2d_ppl.data.tables.repeats import every_item
 from pl2d_ppl.data.tables.table_files import TableFile
 

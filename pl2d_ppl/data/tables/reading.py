@@ -9,11 +9,11 @@ from typing import Any
 from pl2d_ppl.checks.names import distinct_names, listed
 from pl2d_ppl.data.annotated import Annotated
 from pl2d_ppl.data.parts import Reading, in_parts, taken_line
-from pl2d_ppl.data.records import Choice
 from pl2d_ppl.data.tables.column_names import FEATURES, OF_LONG
 from pl2d_ppl.data.tables.columns import Layout, detect_layout, find_columns
 from pl2d_ppl.data.tables.joining import read_item_labels
 from pl2d_ppl.data.tables.layouts import READERS, Request
+from pl2d_ppl.data.tables.records import Choice
 from pl2d_ppl.data.tables.repeats import Duplicates
 from pl2d_ppl.data.tables.table_files import Dialect, TableFile, naming_table, open_table
 
