@@ -2,8 +2,8 @@
 
 First by format, of many items by 20 people: ten times the items should take ten times as long. Labels in tables are
 names, half of them missing; rows of long tables are in random order. Then by size, of files that once took gigabytes:
-600,000 labels by 5,000 people, one long name among short ones, and 100,000 long names; each in a process of its own, from
-its start to the printed description.
+600,000 labels by 5,000 people, one long name among short ones, and 100,000 long names; each in a process of its own,
+from its start to the printed description.
 """
 
 import argparse

@@ -7,12 +7,14 @@ from typing import Annotated as Option
 from typing import Any
 
 import jax
+import numpy as np
 import typer
 
 from pl2d_ppl.checks.bounds import check_bounds
 from pl2d_ppl.cli.options import Data, Guide, Seed, floats, reports_errors
 from pl2d_ppl.cli.reading import ReadingOptions, read_with_features, takes_reading_options
 from pl2d_ppl.data import Annotated, standardise
+from pl2d_ppl.data.npz import stored_text
 from pl2d_ppl.data.splits import mean_and_scale
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.engine.workload import workload
@@ -96,6 +98,8 @@ def run_fit(path: Path, out: Path, options: FitOptions, reading: ReadingOptions 
     with written_whole(out, marker="settings.json") as folder:
         folder.mkdir()
         result.save(folder / "fit")
+        if data.items is not None:
+            np.savez_compressed(folder / "items.npz", allow_pickle=False, **stored_text("items", data.items))
         write_json(folder / "settings.json", {**settings, "policy": policy._asdict()})
     return f"Shares of the training items:\n{share_table(day.follow(policy))}\nWritten: {out}"
 

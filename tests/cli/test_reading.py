@@ -119,7 +119,7 @@ def test_a_workbook_is_a_table(tmp_path):
         book.active.append(row)
     book.save(tmp_path / "d.xlsx")
     out = done(pl2d("data", "describe", tmp_path / "d.xlsx"))
-    assert "missing = empty (1), '#N/A' (1)" in out
+    assert "missing = empty (2)" in out
     assert "2 items" in out
 
 

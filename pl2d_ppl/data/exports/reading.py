@@ -165,7 +165,8 @@ def read_export(
             return _reading(path, doccano(load_members(path), wanted), wanted, options)
         content = load_json(path)
         try:
-            for candidate in (content, [content]) if isinstance(content, dict) else (content,):  # perhaps of one line
+            of_one_line = isinstance(content, dict) and _as_table(content) is None
+            for candidate in (content, [content]) if of_one_line else (content,):
                 for fits, reader in _JSON:
                     if fits(candidate):
                         return _reading(path, reader(candidate, wanted), wanted, options)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pl2d_ppl.checks.advice import advice
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.data.checks import text_array
-from pl2d_ppl.data.tables.column_names import OF_ITEMS, OF_LONG, VOTES
+from pl2d_ppl.data.tables.column_names import OF_ITEMS, OF_LONG, VOTES, form_of
 from pl2d_ppl.data.tables.columns import rest_of
 from pl2d_ppl.data.tables.joining import feature_columns, features_by_name, known_truth
 from pl2d_ppl.data.tables.names import Coded
@@ -88,10 +88,22 @@ def _read_long(request: Request) -> tuple[dict[str, Any], NDArray | None]:
             f"out. Pass it, {advice('features=FILE', '--features FILE')}."
         )
     items = content["items"]
+    _warn_of_numbered_rows(request, item, person)
     of_items = _of_items(request, item.codes, items)
     is_test = of_items.pop("is_test")
     joined_features = _joined_features(request, items) or {"x": np.zeros((len(items), 0))}
     return {**content, **joined_features, "counts": None, "items": text_array(items), **of_items}, is_test
+
+
+def _warn_of_numbered_rows(request: Request, item: Coded, person: Coded) -> None:
+    """Warn if a column ``id`` that was guessed to name items numbers the rows instead."""
+    name = request.roles["item"]
+    guessed = not request.columns.get("item") and form_of(name) == "id"
+    if guessed and len(item.values) == len(item.codes) > 1 and len(person.values) > 1:
+        warn(
+            f"Expected {name!r} to name items, found another one in every row of {request.file.path}: it may number "
+            f"the rows. Say which column is the item, {request.name_column('item')}, or {name!r} if it is."
+        )
 
 
 def _joined_features(request: Request, items: Sequence[str] | None) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from pl2d_ppl.checks.advice import advice
 from pl2d_ppl.checks.names import distinct_names
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.data.tables.missing_labels import missing_among
-from pl2d_ppl.data.tables.numbers import EXACT, as_number, integers_of, number_name, whole_id
+from pl2d_ppl.data.tables.numbers import BOOLEANS, EXACT, as_number, integers_of, number_name, whole_id
 
 __all__ = [
     "Coded",
@@ -29,7 +29,6 @@ __all__ = [
 MOST_NUMBERED_CLASSES = 10_000  # as in .npz files: a stray 2**31 must not create two thousand million names
 MOST_FRACTIONS = 500  # distinct labels with a point: more are measurements, or probabilities
 SHOWN = 5
-BOOLEANS = {"true": 1, "false": 0}
 
 
 class Coded(NamedTuple):

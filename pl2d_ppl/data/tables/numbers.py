@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 
-__all__ = ["as_number", "integers_of", "number_name", "whole_id"]
+__all__ = ["BOOLEANS", "as_number", "integers_of", "number_name", "whole_id"]
 
 _INTEGER = re.compile(r"\s*([+-]?[0-9]+)(\.0*)?\s*")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*")
 _FLOAT_ID = re.compile(r"([+-]?[0-9]+)\.0+")
 _EXPONENT_ID = re.compile(r"[+-]?[0-9](\.[0-9]+)?[eE]\+[0-9]{1,3}")
 _INTEGER_ID = re.compile(r"[+-]?[0-9]+")
+BOOLEANS = {"true": 1, "false": 0}
 MOST_DIGITS = 400  # of a number that is worth reading as one
 EXACT = 2**53  # floats beyond are not every integer
 FEWEST_DIGITS = 10  # spreadsheets show six digits of a long number

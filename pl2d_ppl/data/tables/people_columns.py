@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pl2d_ppl.checks.advice import advice
 from pl2d_ppl.data.tables.column_names import no_person
 from pl2d_ppl.data.tables.missing_labels import MISSING
-from pl2d_ppl.data.tables.numbers import as_number
+from pl2d_ppl.data.tables.numbers import BOOLEANS, as_number
 from pl2d_ppl.data.tables.table_files import TableFile
 
 __all__ = ["check_people"]
@@ -68,9 +68,10 @@ def _why_not(name: str, values: Mapping[str, Sequence[str]]) -> str | None:
 
 
 def _key(value: str) -> object:
-    """Return what two spellings of one label share: 2 and 2.0 are one."""
-    number = as_number(value)
-    return value.strip().casefold() if number is None else number
+    """Return what two spellings of one label share: 2 and 2.0 are one, and so are true and 1."""
+    form = value.strip().casefold()
+    number = BOOLEANS.get(form, as_number(value))
+    return form if number is None else number
 
 
 def _no_label(value: str) -> bool:

@@ -209,3 +209,10 @@ def test_times_of_mechanical_turk(tmp_path):
     ]
     data = read(tmp_path, "batch.csv", csv_of(rows), duplicates="newest")
     assert [data.classes[c] for c in data.annotations[0]] == ["cat"]
+
+
+def test_columns_and_keyed_records_are_tables(tmp_path):
+    columns = {"item": ["a", "a"], "annotator": ["x", "y"], "label": ["u", "v"]}
+    assert read(tmp_path, "columns.json", json.dumps(columns).encode()).annotations.tolist() == [[0, 1]]
+    keyed = {"a": {"annotator": "x", "label": "u"}, "b": {"annotator": "y", "label": "v"}}
+    assert read(tmp_path, "keyed.json", json.dumps(keyed).encode()).annotations.tolist() == [[0, -1], [-1, 1]]

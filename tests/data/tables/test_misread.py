@@ -45,6 +45,14 @@ def test_which_of_two_columns_of_labels_is_asked(tmp_path, header):
     assert data.y.tolist() == [1, 0]
 
 
+def test_a_column_that_numbers_rows_is_warned_of(tmp_path):
+    rows = ("id,text,annotator,label", "1,good,m,0", "2,good,n,1", "3,bad,m,1", "4,bad,n,1")
+    with pytest.warns(UserWarning, match=r"'id' to name items, found another one in every row of .* columns={'item'"):
+        table(tmp_path, *rows, subset=True)
+    assert table(tmp_path, *rows, columns={"item": "text"}, subset=True).num_items == 2
+    assert table(tmp_path, *rows, columns={"item": "id"}, subset=True).num_items == 4
+
+
 def test_two_columns_of_truth_are_asked_about(tmp_path):
     with pytest.raises(ValueError, match=r"one column for the truth, found 'truth' and 'gold'. Choose one"):
         table(tmp_path, LABELS[0] + ",gold,truth", *(row + ",cat,dog" for row in LABELS[1:]))
@@ -205,6 +213,12 @@ def test_a_gap_makes_floats_of_identifiers_but_no_other_people(tmp_path):
 def test_identifiers_that_lost_digits_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"names that keep all their digits, found .* Export the column as text"):
         table(tmp_path, "item,worker,label", f"{name},1,0", "12,2,1", subset=True)
+
+
+def test_people_may_write_true_and_1(tmp_path):
+    data = table(tmp_path, "item,r1,r2", "a,True,1", "b,False,0", "c,true,0", subset=True)
+    assert data.classes == ("0", "1")
+    assert data.annotations.tolist() == [[1, 1], [0, 0], [1, 0]]
 
 
 # --- rows ---
