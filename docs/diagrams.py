@@ -44,7 +44,11 @@ EXAMPLES = {
     ),
     "annotator_urn": Example({"truth": _mlp(CATEGORIES), "sizes": (2, 1)}, {**_X, "counts": _COUNTS}),
     "classification": Example(_CLASSIFIER, {**_X, "y": jnp.zeros(ITEMS, int)}),
-    "cluster_l2d": Example(
+    "cluster_l2d": Example({**_CLASSIFIER, "membership": _MEMBERSHIP, "gating": _mlp(CLUSTERS + 1)}, _PEOPLE),
+    "crowd_l2d": Example(
+        {**_CLASSIFIER, "membership": _MEMBERSHIP}, {**_PEOPLE, "y": jnp.full(ITEMS, -1).at[0].set(0)}
+    ),
+    "prob_cluster_l2d": Example(
         {**_CLASSIFIER, "membership": _MEMBERSHIP, "gating": _mlp(CLUSTERS + 1), "experts": _EXPERTS}, _PEOPLE
     ),
     "membership": Example(

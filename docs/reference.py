@@ -17,6 +17,7 @@ import pl2d_ppl
 
 LAYERS = {
     "models": "Models",
+    "primitives": "Primitives",
     "guides": "Guides",
     "inference": "Inference",
     "deferral": "Deferral",

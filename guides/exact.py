@@ -42,7 +42,7 @@ def exact(model: Callable, sites: Sequence[str] | None = None, *, continuous: Ca
 def _sample(model: Callable, program: Program, args: tuple, kwargs: dict, sites: tuple[str, ...] | None) -> None:
     latents = require_discrete(program.latents)
     require_sites(list(latents if sites is None else sites), latents)
-    names = sorted(latents if sites is None else sites, key=lambda name: len(latents[name].long_plates))
+    names = sorted(latents if sites is None else sites, key=lambda name: latents[name].depth)
     inner = eliminate(program.factors, {n: s for n, s in latents.items() if n not in names})
     conditionals = eliminate(inner.factors, {n: latents[n] for n in names}, order=names[::-1]).conditionals
     mark = ExactSite(model, args, kwargs, tuple(names))

@@ -11,12 +11,13 @@ from flax import nnx
 from jax import Array
 from jax.nn import log_softmax
 from numpyro.handlers import mask
+from numpyro.ops.indexing import Vindex
 
 from pl2d_ppl.checks.concentration import check_concentration
 from pl2d_ppl.checks.declared import concentration, declares, vote_counts, votes
 from pl2d_ppl.checks.votes import check_vote_values, check_votes
 from pl2d_ppl.distributions.vote_counts import VoteCounts
-from pl2d_ppl.networks import apply_network
+from pl2d_ppl.primitives import ENUMERATE, items, network, observe
 
 __all__ = ["annotator_lda"]
 
@@ -31,6 +32,7 @@ def annotator_lda(
     *,
     clusters: nnx.Module | Callable[..., nnx.Module],
     alpha: Any = 50.0,
+    num_votes: int | None = None,
     max_votes: int | None = None,
     num_items: int | None = None,
 ) -> None:
@@ -53,8 +55,8 @@ def annotator_lda(
     :func:`~pl2d_ppl.models.annotator_urn.annotator_urn`, whose clusters are identified.
 
     Sites: plates ``item`` (dim -2) and ``vote`` (dim -1); latent ``u``, and with votes ``z``; ``alpha`` if it has a
-    prior; observed ``votes`` or ``counts``; deterministic ``cluster_logits`` (N, K, C), normalised, and
-    ``vote_logits``, ``vote_probs`` of the categories that got votes.
+    prior; observed ``votes`` or ``counts``; deterministic ``cluster_logits`` (N, K, C), normalised, and with
+    counts ``listed_probs`` (N, K, D), of the categories that got votes. Plate diagram: docs/models/annotator_lda.
 
     Parameters
     ----------
@@ -69,6 +71,9 @@ def annotator_lda(
     alpha : float, array of shape (K,), or Distribution
         Concentration, preferably 2 or more; or its prior, such as ``dist.Gamma(2.0, 0.1).expand([K]).to_event(1)``. In
         that case pass a guide of alpha alone as ``continuous`` to ``mean_field``: ``normal(block(model, hide=["u"]))``.
+    num_votes : int, optional
+        Number of votes to generate on each item, where neither votes nor counts are given. Without it no votes are
+        generated: the program does not model how many people vote.
     max_votes : int, optional
         For counts, the largest number of votes on an item, if it is less than C: it limits the number of distinct
         categories.
@@ -79,32 +84,26 @@ def annotator_lda(
     ----------
     Learning to Defer on Anonymously-Annotated Data, equations B.1 to B.29.
     """
-    log_h = log_softmax(apply_network("clusters", clusters, x))
+    log_h = log_softmax(network("clusters", clusters, x))
     check_votes(log_h, votes, counts)
     check_vote_values(log_h.shape[-1], votes, counts, max_votes)
     cluster_logits = numpyro.deterministic("cluster_logits", log_h)
-    num_batch, num_clusters, _ = cluster_logits.shape
+    num_clusters = cluster_logits.shape[1]
     if isinstance(alpha, dist.Distribution):
         alpha = numpyro.sample("alpha", alpha)
     alpha = jnp.asarray(check_concentration(alpha, num_clusters), log_h.dtype)
-    alpha = jnp.broadcast_to(alpha, (num_clusters,))
-
-    if counts is not None:
+    num_votes = num_votes if votes is None else votes.shape[1]
+    if counts is not None:  # of the listed categories only, and once instead of every sweep
         times, listed = jax.lax.top_k(counts, min(max_votes or counts.shape[1], counts.shape[1]))
-    elif votes is not None:
-        listed = jnp.maximum(votes, 0)
-    if votes is not None or counts is not None:  # its own site, so that it is computed once, not every sweep
-        by_vote = jnp.take_along_axis(cluster_logits, listed[:, None], axis=-1)
-        vote_logits = numpyro.deterministic("vote_logits", by_vote)
-        vote_probs = numpyro.deterministic("vote_probs", jnp.exp(jnp.maximum(by_vote, LEAST)))
+        probs = jnp.exp(jnp.maximum(jnp.take_along_axis(cluster_logits, listed[:, None], axis=-1), LEAST))
+        listed_probs = numpyro.deterministic("listed_probs", probs)
 
-    with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
-        u = numpyro.sample("u", dist.Dirichlet(alpha))
+    with items(x, num_items):
+        u = numpyro.sample("u", dist.Dirichlet(jnp.broadcast_to(alpha, (num_clusters,))))
         if counts is not None:
-            mixture = jnp.einsum("nok,nkd->nod", u, vote_probs)
+            mixture = jnp.einsum("nok,nkd->nod", u, listed_probs)
             numpyro.sample("counts", VoteCounts(mixture), obs=times[:, None])
-        elif votes is not None:
-            with numpyro.plate("vote", votes.shape[1], dim=-1), mask(mask=votes >= 0):
-                z = numpyro.sample("z", dist.Categorical(probs=u), infer={"enumerate": "parallel"})
-                item, vote = jnp.ogrid[:num_batch, : votes.shape[1]]
-                numpyro.factor("votes", vote_logits[item, z, vote])
+        elif num_votes is not None:
+            with numpyro.plate("vote", num_votes, dim=-1), mask(mask=True if votes is None else votes >= 0):
+                z = numpyro.sample("z", dist.Categorical(probs=u), infer=dict(ENUMERATE))
+                observe("votes", dist.Categorical(logits=Vindex(cluster_logits[:, None])[..., z, :]), votes)

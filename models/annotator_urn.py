@@ -13,7 +13,7 @@ from jax.nn import log_sigmoid, log_softmax, one_hot
 from pl2d_ppl.checks.declared import declares, vote_counts, votes
 from pl2d_ppl.checks.votes import check_staff, check_votes
 from pl2d_ppl.distributions.staff_votes import StaffVotes, right_votes
-from pl2d_ppl.networks import apply_network
+from pl2d_ppl.primitives import ENUMERATE, items, network
 
 __all__ = ["annotator_urn", "cluster_probs"]
 
@@ -51,6 +51,7 @@ def annotator_urn(
     *,
     truth: nnx.Module | Callable[..., nnx.Module],
     sizes: Sequence[int],
+    num_votes: int | Array | None = None,
     num_items: int | None = None,
 ) -> None:
     """Generate the anonymous votes on an item, by a staff where each person votes at most once.
@@ -78,7 +79,7 @@ def annotator_urn(
 
     Sites: plates ``cluster`` (dim -2), ``category`` (dim -1), ``item`` (dim -2); latent ``skill_mean``, ``skill``,
     ``errors`` (guide: ``AutoDelta``) and ``y``; observed ``counts``; deterministic ``truth_logits`` (N, C),
-    ``cluster_logits`` (N, K, C), normalised.
+    ``cluster_logits`` (N, K, C), normalised. Plate diagram: docs/models/annotator_urn.
 
     Parameters
     ----------
@@ -92,12 +93,15 @@ def annotator_urn(
         Network from x to logits of shape (N, C); see :func:`~pl2d_ppl.networks.instantiate`.
     sizes : sequence of int, length K
         Number of people in each cluster, the most skilled first.
+    num_votes : int or array of int, shape (N,), optional
+        Number of votes to generate on each item, at most M, where neither votes nor counts are given. Without it no
+        votes are generated: the program does not model how many people vote.
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against the priors.
     """
-    truth_logits = numpyro.deterministic("truth_logits", apply_network("truth", truth, x))
+    truth_logits = network("truth", truth, x, output="truth_logits")
     check_staff(truth_logits, sizes, votes, counts)
-    num_batch, num_categories = truth_logits.shape
+    num_categories = truth_logits.shape[-1]
     num_clusters = len(sizes)
     with numpyro.plate("cluster", num_clusters, dim=-2):
         typical = jnp.linspace(2.5, 0.5, num_clusters)[:, None]
@@ -111,10 +115,11 @@ def annotator_urn(
     check_votes(cluster_logits, votes, counts)
     if votes is not None:
         counts = one_hot(votes, num_categories, dtype=jnp.int32).sum(1)
+    num_votes = num_votes if counts is None else counts.sum(-1)
     log_right = right_votes(log_sigmoid(skill), log_sigmoid(-skill), sizes)
 
-    with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
-        y = numpyro.sample("y", dist.Categorical(logits=truth_logits[:, None]), infer={"enumerate": "parallel"})
-        if counts is not None:
-            said = StaffVotes(y, log_right[y], _log_errors(errors)[y], counts.sum(-1)[:, None])
-            numpyro.sample("counts", said, obs=counts[:, None])
+    with items(x, num_items):
+        y = numpyro.sample("y", dist.Categorical(logits=truth_logits[:, None]), infer=dict(ENUMERATE))
+        if num_votes is not None:
+            said = StaffVotes(y, log_right[y], _log_errors(errors)[y], jnp.broadcast_to(num_votes, len(x))[:, None])
+            numpyro.sample("counts", said, obs=None if counts is None else counts[:, None])

@@ -7,11 +7,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpyro.handlers import mask
 
 from pl2d_ppl.checks.concentration import check_concentration
 from pl2d_ppl.checks.declared import declares, labels
 from pl2d_ppl.distributions.categorical_mixture import CategoricalMixture
+from pl2d_ppl.primitives import items, observe
 
 __all__ = ["membership"]
 
@@ -30,7 +30,9 @@ def membership(cluster_probs: Array, annotations: Array | None = None, *, concen
     sum(alpha). Their likelihood is concave in omega. The prior determines how many clusters a person is in: few below
     1, many above 1.
 
-    Sites: latent ``membership`` (K,); plate ``item`` (dim -1); observed ``annotation``.
+    Sites: latent ``membership`` (K,); plate ``item`` (dim -1); observed ``annotation``. Plate diagram:
+    docs/models/membership.
+
     :func:`~pl2d_ppl.people.place.sample_membership` and :func:`~pl2d_ppl.people.place.maximise_membership` need only
     ``membership``, which may also be a deterministic site: edit the rest as you like.
 
@@ -47,12 +49,10 @@ def membership(cluster_probs: Array, annotations: Array | None = None, *, concen
     ----------
     Learning to Defer on Anonymously-Annotated Data, equations B.2 and B.3.
     """
-    num_items, num_clusters, _ = np.shape(cluster_probs)
+    num_clusters = np.shape(cluster_probs)[1]
     check_concentration(concentration, num_clusters, "concentration", "1 for a uniform prior")
     concentration = jnp.broadcast_to(jnp.asarray(concentration, jnp.result_type(float)), (num_clusters,))
     omega = numpyro.sample("membership", dist.Dirichlet(concentration))
-    said = True if annotations is None else annotations >= 0
-    value = None if annotations is None else jnp.maximum(annotations, 0)
-    with numpyro.plate("item", num_items, dim=-1), mask(mask=said):
+    with items(cluster_probs, dim=-1):
         # Categorical(omega @ cluster_probs), but C times cheaper if the category is observed.
-        numpyro.sample("annotation", CategoricalMixture(omega, cluster_probs), obs=value)
+        observe("annotation", CategoricalMixture(omega, cluster_probs), annotations)

@@ -9,12 +9,13 @@ import numpyro
 import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
-from numpyro.handlers import mask, reparam
+from numpyro.handlers import reparam
 from numpyro.infer.reparam import LocScaleReparam
 
 from pl2d_ppl.checks.declared import declares, labels, memberships, truth
 from pl2d_ppl.checks.models import check_pooling
-from pl2d_ppl.networks import Frozen, apply_network
+from pl2d_ppl.networks import Frozen
+from pl2d_ppl.primitives import ENUMERATE, MISSING, items, network, observe
 
 __all__ = ["pooled_l2d"]
 
@@ -58,7 +59,7 @@ def pooled_l2d(
     ``ai_slope_scale``, ``spread`` (2,), of the constant and of the slopes, ``ai_skill`` (2,), and, in units of their
     spread (hence ``_decentered``), ``slope`` (D,), ``ai_slope`` (D,), ``cluster_mean`` (K, 1+D), ``person`` (M, 1+D);
     ``z``; observed ``right``, ``y_ai``; deterministic ``ai_logits`` (N, C), ``right_probs`` and
-    ``gate_logits`` (N, M+1). The guide is
+    ``gate_logits`` (N, M+1). Plate diagram: docs/models/pooled_l2d. The guide is
     ``exact(model, ["z"], continuous=normal(model))``, and :class:`~pl2d_ppl.people.pooled.PooledPeople` adds newcomers.
     The guide is a mean field: its uncertainty of people is close to that of MCMC, but it underestimates the uncertainty
     of means of clusters with few people.
@@ -70,7 +71,8 @@ def pooled_l2d(
     annotations : array of int, shape (N, M), optional
         Annotations of people, -1 where missing.
     y : array of int, shape (N,), optional
-        Truth, -1 where unknown: such an item has no effect here.
+        Truth, -1 where unknown: such an item has no effect here. Without this argument ``right`` and ``y_ai`` are
+        generated, independently of one another.
     membership : array, shape (K, M)
         Omega, whose columns sum to one; pass ones of shape (1, M) if there are no clusters.
     classifier : nnx.Module, callable or Frozen
@@ -84,12 +86,12 @@ def pooled_l2d(
     num_items : int, optional
         Size of the whole data set when x is a mini-batch of it: weighs the items against the priors.
     """
-    ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
-    phi = None if features is None else apply_network("features", features, x)
+    ai_logits = network("classifier", classifier, x, output="ai_logits")
+    phi = None if features is None else network("features", features, x)
     check_pooling(ai_logits, phi, annotations, membership)
     ai_probs = jax.nn.softmax(jax.lax.stop_gradient(ai_logits), -1)
     phi = _belief(ai_probs) if phi is None else phi
-    (num_batch, num_features), (num_clusters, num_people) = phi.shape, jnp.shape(membership)
+    num_features, (num_clusters, num_people) = phi.shape[1], jnp.shape(membership)
 
     # Sites with their own scale are sampled in units of it, since a mean field would otherwise distort both.
     with reparam(config={name: LocScaleReparam(0.0) for name in ("slope", "cluster_mean", "person", "ai_slope")}):
@@ -114,21 +116,22 @@ def pooled_l2d(
     right_probs = numpyro.deterministic("right_probs", jax.nn.sigmoid(scores))
     gate_logits = numpyro.deterministic("gate_logits", sharpness * right_probs)
 
-    said = jnp.full((num_batch, num_people), -1) if annotations is None else annotations
-    truth = jnp.full((num_batch, 1), -1) if y is None else y[:, None]
-    known = truth >= 0
-    judged = known & jnp.pad(said >= 0, ((0, 0), (0, 1)), constant_values=True)
-    answers = jnp.concatenate([said, ai_logits.argmax(-1, keepdims=True)], axis=1)
-
-    with numpyro.plate("item", max(num_items or 0, num_batch), subsample_size=num_batch, dim=-2):
+    with items(x, num_items):
         # Without a gradient, which would move the posterior of people towards the bounds of a workload.
         decision = dist.Categorical(logits=jax.lax.stop_gradient(gate_logits)[:, None])
-        numpyro.sample("z", decision, infer={"enumerate": "parallel"})
-        with mask(mask=known):
-            numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=jnp.maximum(truth, 0))
+        numpyro.sample("z", decision, infer=dict(ENUMERATE))
+        observe("y_ai", dist.Categorical(logits=ai_logits[:, None]), y)
         with numpyro.plate("expert", num_people + 1, dim=-1):
-            with mask(mask=judged):
-                numpyro.sample("right", dist.Bernoulli(logits=scores), obs=(answers == truth).astype(scores.dtype))
+            observe("right", dist.Bernoulli(logits=scores), _right(annotations, ai_logits, y, num_people))
+
+
+def _right(annotations: Array | None, ai_logits: Array, y: Array | None, num_people: int) -> Array | None:
+    """Whether everybody is right, (N, M+1): -1 where annotation or truth is missing; None without any truth."""
+    if y is None:
+        return None
+    said = jnp.full((len(y), num_people), MISSING) if annotations is None else annotations
+    said = jnp.concatenate([said, ai_logits.argmax(-1, keepdims=True)], axis=1)
+    return jnp.where((said >= 0) & (y[:, None] >= 0), said == y[:, None], MISSING)
 
 
 def _belief(ai_probs: Array) -> Array:

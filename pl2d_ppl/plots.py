@@ -8,9 +8,19 @@ import numpy as np
 
 from pl2d_ppl.io import written_whole
 
-__all__ = ["MOST_NAMES", "new_axes", "plot_agreement", "plot_heatmap", "plot_missing", "plot_perplexity", "save_figure"]
+__all__ = [
+    "MOST_CELLS",
+    "MOST_NAMES",
+    "new_axes",
+    "plot_agreement",
+    "plot_heatmap",
+    "plot_missing",
+    "plot_perplexity",
+    "save_figure",
+]
 
 MOST_NAMES = 30  # beside a legible picture
+MOST_CELLS = 200  # with their values
 
 
 def plot_perplexity(rows: Sequence[Mapping[str, Any]], *, chosen: int | None = None, ax: Any = None) -> Any:
@@ -83,7 +93,7 @@ def plot_heatmap(
     turned = {"rotation": 45, "ha": "right"} if long else {"fontsize": "small" if length > 6 else "medium"}
     ax.set_xticks(range(len(columns)), columns, **turned)
     ax.set_yticks(range(len(rows)), rows)
-    if values.size <= 200:
+    if values.size <= MOST_CELLS:
         for (k, m), value in np.ndenumerate(values):
             text = f"{value:.2f}" if spread is None else f"{value:.2f}\n{spread[k, m, 0]:.2f}–{spread[k, m, 1]:.2f}"
             color = "white" if value < 0.6 else "black"

@@ -46,6 +46,16 @@ MODELS = {
         {"membership": MEMBERSHIP, "gating": partial(network, CLUSTERS + 1), "classifier": classifier},
         LABELLED,
     ),
+    "prob_cluster_l2d": (
+        {
+            "membership": MEMBERSHIP,
+            "gating": partial(network, CLUSTERS + 1),
+            "experts": experts,
+            "classifier": classifier,
+        },
+        LABELLED,
+    ),
+    "crowd_l2d": ({"membership": MEMBERSHIP, "classifier": classifier}, {"x": X, "annotations": ANNOTATIONS}),
     "membership": ({}, {"cluster_probs": CLUSTER_PROBS, "annotations": Y}),
     "pooled_l2d": ({"membership": MEMBERSHIP, "classifier": classifier}, LABELLED),
     "prob_l2d": (

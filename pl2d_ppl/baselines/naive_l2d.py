@@ -8,14 +8,14 @@ import numpyro
 import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
-from numpyro.contrib.module import nnx_module
 from numpyro.handlers import mask
 from numpyro.ops.indexing import Vindex
 
 from pl2d_ppl.checks.declared import declares, labels, truth
 from pl2d_ppl.checks.models import check_deferral
 from pl2d_ppl.distributions.answers import ABSENT, answer_logits
-from pl2d_ppl.networks import Frozen, apply_network, instantiate
+from pl2d_ppl.networks import Frozen
+from pl2d_ppl.primitives import network
 
 __all__ = ["naive_l2d"]
 
@@ -61,8 +61,8 @@ def naive_l2d(
     Nguyen, Do, Carneiro (2025). Probabilistic Learning to Defer: Handling Missing Expert's Annotations and
     Controlling Workload Distribution. ICLR. Equation A.15.
     """
-    gate_logits = numpyro.deterministic("gate_logits", nnx_module("gating", instantiate(gating))(x))
-    ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
+    gate_logits = network("gating", gating, x, output="gate_logits")
+    ai_logits = network("classifier", classifier, x, output="ai_logits")
     check_deferral(gate_logits, ai_logits, annotations)
     with numpyro.plate("item", len(gate_logits), dim=-2):
         z = numpyro.sample("z", dist.Categorical(logits=gate_logits[:, None]), infer={"enumerate": "parallel"})

@@ -12,7 +12,8 @@ from numpyro.handlers import mask
 
 from pl2d_ppl.checks.declared import declares, labels, truth
 from pl2d_ppl.checks.models import check_deferral
-from pl2d_ppl.networks import Frozen, apply_network
+from pl2d_ppl.networks import Frozen
+from pl2d_ppl.primitives import network
 
 __all__ = ["one_stage", "truth_column"]
 
@@ -92,8 +93,8 @@ def one_stage(
     """
     if surrogate not in _SURROGATES:
         raise ValueError(f"Expected a surrogate out of {', '.join(_SURROGATES)}, found {surrogate!r}.")
-    deferral_logits = apply_network("gating", gating, x)
-    ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
+    deferral_logits = network("gating", gating, x)
+    ai_logits = network("classifier", classifier, x, output="ai_logits")
     _check_outputs(deferral_logits, ai_logits)
     scores = jnp.concatenate([deferral_logits, ai_logits.max(1, keepdims=True)], axis=1)
     gate_logits = numpyro.deterministic("gate_logits", scores)

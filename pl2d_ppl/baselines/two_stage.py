@@ -13,7 +13,8 @@ from numpyro.handlers import mask
 from pl2d_ppl.baselines.one_stage import truth_column
 from pl2d_ppl.checks.declared import declares, labels, truth
 from pl2d_ppl.checks.models import check_deferral
-from pl2d_ppl.networks import Frozen, apply_network
+from pl2d_ppl.networks import Frozen
+from pl2d_ppl.primitives import network
 
 __all__ = ["two_stage"]
 
@@ -79,8 +80,8 @@ def two_stage(
     Nguyen, Do, Carneiro (2025). Probabilistic Learning to Defer: Handling Missing Expert's Annotations and
     Controlling Workload Distribution. ICLR.
     """
-    gate_logits = numpyro.deterministic("gate_logits", apply_network("gating", gating, x))
-    ai_logits = numpyro.deterministic("ai_logits", apply_network("classifier", classifier, x))
+    gate_logits = network("gating", gating, x, output="gate_logits")
+    ai_logits = network("classifier", classifier, x, output="ai_logits")
     check_deferral(gate_logits, ai_logits, annotations)
     num_batch, num_deciders = gate_logits.shape
     if annotations is None:

@@ -1,5 +1,6 @@
 """Checks of data and arguments that a program declares: nothing follows from the name of an argument alone."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -17,8 +18,10 @@ __all__ = [
     "concentration",
     "declared_checks",
     "declares",
+    "indices",
     "labels",
     "memberships",
+    "needs_truth",
     "truth",
     "vote_counts",
     "votes",
@@ -158,19 +161,32 @@ def labels(name: str, categories: str | None = None, shape: tuple[int | str, ...
     return check
 
 
-def truth(name: str = "y", categories: str | None = None) -> Check:
-    """Check an entry of the data as truth, shape (N,): labels of which some are known; see :func:`labels`."""
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """Check of an entry of the data as truth, shape (N,), of which a program needs some; made by :func:`truth`."""
 
-    def check(given: Given) -> None:
-        labels(name, categories, ("N",))(given)
-        array = given.array(name)
+    name: str
+    categories: str | None
+
+    def __call__(self, given: Given) -> None:
+        """Refuse labels that are none, and truth that is unknown everywhere."""
+        labels(self.name, self.categories, ("N",))(given)
+        array = given.array(self.name)
         if array is not None and (array < 0).all():
             raise ValueError(
-                f"Expected some truth in {given.label(name)}, found none. Add labels: without truth, nobody can be "
-                "judged."
+                f"Expected some truth in {given.label(self.name)}, found none. Add labels, or fit crowd_l2d, which "
+                "infers the truth from what people say: without truth, this program can judge nobody."
             )
 
-    return check
+
+def truth(name: str = "y", categories: str | None = None) -> Check:
+    """Check an entry of the data as truth, shape (N,): labels of which some are known; see :func:`labels`."""
+    return Truth(name, categories)
+
+
+def needs_truth(program: Callable) -> bool:
+    """Whether a program declares that it learns from known truth only."""
+    return any(isinstance(check, Truth) for check in declared_checks(program))
 
 
 def votes(name: str = "votes", categories: str | None = None) -> Check:
@@ -218,6 +234,24 @@ def concentration(name: str = "alpha") -> Check:
         if name in given.arguments:
             alphas = np.concatenate([leaf.ravel() for leaf in _leaves(given.arguments[name])])
             check_concentration(alphas, alphas.size)
+
+    return check
+
+
+def indices(name: str, below: str) -> Check:
+    """Check an entry of the data as indices of people, who are the last axis of the argument ``below``."""
+
+    def check(given: Given) -> None:
+        array, of_people = given.array(name), _leaves(given.arguments.get(below))
+        if array is None:
+            return
+        number = min((leaf.shape[-1] for leaf in of_people), default=np.inf)
+        if not np.issubdtype(array.dtype, np.integer) or (array.size and not 0 <= array.min() <= array.max() < number):
+            found = array.dtype if not np.issubdtype(array.dtype, np.integer) else f"{array.min()} to {array.max()}"
+            raise ValueError(
+                f"Expected indices of people in {given.label(name)}, from 0 and below {number}, the number of people "
+                f"in {below}, found {found}. Mark missing annotations by -1 in annotations, and by any person here."
+            )
 
     return check
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pl2d_ppl.checks.membership import check_membership
 
-__all__ = ["check_cluster_deferral", "check_deferral", "check_pooling"]
+__all__ = ["check_cluster_deferral", "check_crowd", "check_deferral", "check_pooling"]
 
 
 def check_deferral(gate_logits: Any, ai_logits: Any, annotations: Any, expert_logits: Any = None) -> None:
@@ -81,6 +81,33 @@ def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: A
             "Expected networks with outputs classifier (N, C) and features (N, D), found "
             f"{' and '.join(str(array.shape) for array in outputs.values())}."
         )
+    _check_clusters(membership)
+    _check_columns(annotations, (ai_logits.shape[0], np.shape(membership)[1]))
+
+
+def check_crowd(ai_logits: Any, annotations: Any, people: Any, membership: Any) -> None:
+    """Check that the classifier, annotations and membership of a model of a crowd fit together.
+
+    Raises
+    ------
+    ValueError
+        If they do not, or if the membership is invalid.
+    """
+    if ai_logits.ndim != 2:
+        raise ValueError(f"Expected a classifier with outputs (N, C), found {ai_logits.shape}.")
+    _check_clusters(membership)
+    if people is None:
+        _check_columns(annotations, (ai_logits.shape[0], np.shape(membership)[1]))
+        return
+    said = people.shape if annotations is None else annotations.shape
+    if people.ndim != 2 or len(people) != len(ai_logits) or said != people.shape:
+        raise ValueError(
+            f"Expected people and annotations of the same shape ({len(ai_logits)}, L), found {people.shape} and "
+            f"{said}. Use list_annotations, of pl2d_ppl.data.listed."
+        )
+
+
+def _check_clusters(membership: Any) -> None:
     if np.ndim(membership) != 2:
         raise ValueError(
             f"Expected a membership of shape (K, M), found {np.shape(membership)}. Pass the mean of draws; without "
@@ -88,7 +115,6 @@ def check_pooling(ai_logits: Any, features: Any, annotations: Any, membership: A
         )
     if not isinstance(membership, jax.core.Tracer):
         check_membership(membership)
-    _check_columns(annotations, (ai_logits.shape[0], np.shape(membership)[1]))
 
 
 def _check_columns(annotations: Any, shape: tuple[int, int]) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "fit": Place("fit", "fit", "Train on all items of a file, within bounds on everybody's share, and save the fit."),
     "predict": Place("predict", "predict", "Decide who answers new items, within the bounds of the fit."),
     "clusters": Place("clusters", "clusters", "Group people from anonymous votes, and choose the number of groups."),
+    "crowd": Place("crowd", "crowd", "Infer the truth from named people, and how good each of them is."),
     "onboard": Place("onboard", "onboard", "Compare methods on people known from few items."),
 }
 

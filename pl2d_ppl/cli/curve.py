@@ -35,6 +35,7 @@ class Method(StrEnum):
     two_stage = "two-stage"
     lecodu = "lecodu"
     l2d_pop = "l2d-pop"
+    crowd = "crowd"
 
 
 @reports_errors

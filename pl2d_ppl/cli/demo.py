@@ -68,7 +68,6 @@ def _save_posterior(path: Path, prepare: Callable, schedule: Schedule) -> None:
     train, test = prepare(fit_key, 0)
     lower, upper = coverage_bounds(0.5, train.num_experts)
     model, _ = build_method("prob-l2d", train, HIDDEN, "exact")
-    model = partial(model, latent_annotations=True)
     guide = workload(exact(model, ["z"]), "z", lower, upper)
     num_items = train.num_items
     result = fit(

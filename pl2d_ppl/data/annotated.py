@@ -46,7 +46,7 @@ class Annotated:
         Features, stored as float32; or a lazy source of items, such as images that are decoded on access. The shape is
         (N, 0) if there are only annotations.
     y : array of int, shape (N,)
-        Truth, −1 where unknown; stored as int32. At least one item's truth must be known, unless there are votes.
+        Truth, −1 where unknown; stored as int32. It may be unknown of all items, if there are annotations or votes.
     annotations : array of int, shape (N, M), or LongAnnotations
         Category that each expert gave, −1 where missing; stored as int32. M may be 0. The long form is kept, and
         becomes a matrix when somebody asks for one.
@@ -76,8 +76,8 @@ class Annotated:
     Raises
     ------
     ValueError
-        If shapes disagree, labels are not integers or out of range, `x` holds NaN or infinity, no truth is
-        known, there is no item, names repeat, or an expert is called "AI", as the classifier is.
+        If shapes disagree, labels are not integers or out of range, `x` holds NaN or infinity, there is no item, or
+        neither truth, nor annotations, nor votes, names repeat, or an expert is called "AI", as the classifier is.
 
     Warns
     -----
@@ -405,17 +405,16 @@ def _check_whole(data: Annotated) -> None:
         raise ValueError(
             "Expected votes in counts, found none: every vote is missing. Check how missing votes are coded."
         )
-    if not (data.y >= 0).any() and data.counts is None:
+    if not (data.y >= 0).any() and not (data.long.labels >= 0).any() and data.counts is None:
         raise ValueError(
-            "Expected the truth of at least one item in y, found only -1. Add labels: the AI cannot learn without "
-            "truth."
+            "Expected the truth of at least one item in y, or annotations, found only -1. Add labels: nothing can be "
+            "learned without any."
         )
     numbers = np.bincount(data.long.said.people, minlength=data.num_experts)
     silent = [name for name, number in zip(data.annotators, numbers, strict=True) if number == 0]
     if silent:
-        shown = ", ".join(silent[:MOST_NAMES]) + (
-            f" and {len(silent) - MOST_NAMES:,} more" * (len(silent) > MOST_NAMES)
-        )
+        more = f" and {len(silent) - MOST_NAMES:,} more" if len(silent) > MOST_NAMES else ""
+        shown = ", ".join(silent[:MOST_NAMES]) + more
         warn(
             f"Expected annotations by everybody, found none by {shown}: only the prior speaks for them. "
             "Drop them if they do not belong here."

@@ -1,13 +1,21 @@
 """All private names of NumPyro that the library uses; `tests/engine/test_numpyro.py` fails when one moves."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from numpyro.distributions import Distribution, ExpandedDistribution, MaskedDistribution
 from numpyro.handlers import mask
 from numpyro.primitives import _PYRO_STACK, Messenger
 
-__all__ = ["given_masks", "unwrap"]
+from pl2d_ppl.engine.chosen import chosen
+
+__all__ = ["Choice", "given_masks", "unwrap"]
+
+
+class Choice(NamedTuple):
+    """A mask that the handler ``chosen`` gave: exactly one element of the innermost plate is left."""
+
+    mask: Any
 
 
 def unwrap(fn: Distribution) -> tuple[Distribution, list]:
@@ -29,16 +37,18 @@ def given_masks(fn: Distribution, outermost: Messenger) -> list:
     """
     masks = unwrap(fn)[1]
     inside = _PYRO_STACK[_PYRO_STACK.index(outermost) + 1 :]
-    given = [h.mask for h in inside if isinstance(h, mask) and h.mask is not True]
+    given = [h for h in inside if isinstance(h, mask) and h.mask is not True]
     if len(given) > len(masks):  # another handler has replaced the distribution
         return masks
-    return [_same(raw, broadcast) for raw, broadcast in zip(given, masks, strict=False)] + masks[len(given) :]
+    return [_same(handler, broadcast) for handler, broadcast in zip(given, masks, strict=False)] + masks[len(given) :]
 
 
-def _same(given: Any, broadcast: Any) -> Any:
-    """Return a given mask if it is, by its shape, what was broadcast."""
+def _same(handler: mask, broadcast: Any) -> Any:
+    """Return the mask of a handler if it is, by its shape, what was broadcast."""
     try:
-        fits = jnp.broadcast_shapes(jnp.shape(given), jnp.shape(broadcast)) == jnp.shape(broadcast)
+        fits = jnp.broadcast_shapes(jnp.shape(handler.mask), jnp.shape(broadcast)) == jnp.shape(broadcast)
     except ValueError:
         fits = False
-    return given if fits else broadcast
+    if not fits:
+        return broadcast
+    return Choice(handler.mask) if isinstance(handler, chosen) else handler.mask

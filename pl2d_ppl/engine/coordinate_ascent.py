@@ -24,7 +24,7 @@ from jax.nn import log_softmax
 
 from pl2d_ppl.engine.conjugacy import check_conjugate
 from pl2d_ppl.engine.dirichlet import concentration_of, log_mean
-from pl2d_ppl.engine.elimination import LOG_ZERO, eliminate, expectation
+from pl2d_ppl.engine.elimination import LOG_ZERO, choice_of, eliminate, expectation, expected_mask
 from pl2d_ppl.engine.factors import Factor, LatentSite
 from pl2d_ppl.engine.marginals import require_sites
 from pl2d_ppl.engine.named import Named, aligned, named_einsum, summed
@@ -421,15 +421,20 @@ def _normalised(logits: Array) -> tuple[Array, Array, Array]:
 
 def _message(factor: Factor, site: LatentSite, q: Mapping[str, Named]) -> Array:
     """Expected log-probability of a factor for every value of a site, in units of the site's weight."""
-    operands = [factor.log_prob._replace(data=jnp.maximum(factor.log_prob.data, LOG_ZERO))]
-    if factor.mask is not None:
-        operands.append(factor.mask._replace(data=factor.mask.data.astype(operands[0].data.dtype)))
-    if factor.scale.dims:
-        operands.append(factor.scale)
-    operands += [q[n] for n in factor.variables if n != site.name]
+    log_prob = factor.log_prob._replace(data=jnp.maximum(factor.log_prob.data, LOG_ZERO))
+    operands = [log_prob, factor.scale] if factor.scale.dims else [log_prob]
+    probs = {n: q[n] for n in factor.variables if n != site.name}
+    plates = dict(factor.plates)
+    if (choice := choice_of(site, factor.mask, [*operands, *probs.values()])) is not None:
+        plates.pop(choice.dims[1])  # the site's axis takes its place
+        operands = [choice.on_site(o) for o in (*operands, *probs.values())]
+    elif factor.mask is not None:
+        operands += [expected_mask(factor.mask, probs, log_prob), *probs.values()]
+    else:
+        operands += probs.values()
     present = {d for o in operands for d in o.dims}
     keep = [d for d in site.dims if d in present]
-    repeats = prod(n for p, n in factor.plates.items() if p not in present and p not in site.plates)
+    repeats = prod(n for p, n in plates.items() if p not in present and p not in site.plates)
     message = aligned(Named(tuple(keep), named_einsum(operands, keep)), site.dims)
     weight = 1.0 if factor.scale.dims else factor.scale.data
     if _equal(factor.scale.data, site.scale.data) and repeats == 1:

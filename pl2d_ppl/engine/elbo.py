@@ -15,6 +15,7 @@ from numpyro.infer.elbo import ELBO
 from numpyro.primitives import Messenger
 
 from pl2d_ppl.engine._numpyro import unwrap
+from pl2d_ppl.engine.alike import check_alike
 from pl2d_ppl.engine.dirichlet import concentration_of, exp_log_mean, is_dirichlet, log_mean
 from pl2d_ppl.engine.elimination import eliminate, expectation
 from pl2d_ppl.engine.enumeration import Dimensions, Enumerate, TooDeep, is_latent, support_of
@@ -140,6 +141,7 @@ class EnumELBO(ELBO):
         ValueError
             If guide and model do not fit together.
         """
+        check_alike(model, args, kwargs, param_map)
         dimensions = Dimensions()
         while True:
             try:
@@ -149,6 +151,8 @@ class EnumELBO(ELBO):
                 if error.dimensions is not dimensions:
                     raise
                 dimensions = Dimensions(error.depth)
+        if any("support" in s and not s["infer"].get("derived") for s in traces[1].values()):
+            check_alike(guide, args, kwargs, param_map)  # a guide that was written by hand
         keep = () if self.keep_plate is None else (self.keep_plate,)
         with numpyro.validation_enabled(False):
             return _terms(*traces, dimensions, _Exact(model, args, kwargs), keep), traces

@@ -8,11 +8,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
+from numpyro.distributions import CategoricalLogits
 
+from pl2d_ppl.engine._numpyro import unwrap
 from pl2d_ppl.engine.factors import Factor, LatentSite
-from pl2d_ppl.engine.named import Named, aligned, named_einsum, scaled, summed
+from pl2d_ppl.engine.named import Named, OneHot, aligned, named_einsum, scaled, summed
 
-__all__ = ["LOG_ZERO", "Conditional", "Elimination", "eliminate", "expectation", "total", "with_parents"]
+__all__ = [
+    "LOG_ZERO",
+    "Conditional",
+    "Elimination",
+    "choice_of",
+    "eliminate",
+    "expectation",
+    "expected_mask",
+    "total",
+    "with_parents",
+]
 
 LOG_ZERO = -1e30  # a finite ln 0: its product with a probability of zero is zero, not NaN as for -inf
 IMPOSSIBLE = -1e20  # below it, a sum of log-probabilities contains a ln 0
@@ -62,12 +74,11 @@ def expectation(factor: Factor, q: Mapping[str, Named], keep: Sequence[str] = ()
         Minus infinity where something has happened whose probability is zero.
     """
     log_prob = factor.log_prob._replace(data=jnp.maximum(factor.log_prob.data, LOG_ZERO))
-    operands = [log_prob]
+    operands = [log_prob, factor.scale] if factor.scale.dims else [log_prob]
+    probs = {name: q[name] for name in with_parents(factor.variables, q)}
     if factor.mask is not None:
-        operands.append(factor.mask._replace(data=factor.mask.data.astype(log_prob.data.dtype)))
-    if factor.scale.dims:
-        operands.append(factor.scale)
-    operands += [q[name] for name in with_parents(factor.variables, q)]
+        operands.append(expected_mask(factor.mask, probs, log_prob))
+    operands += probs.values()
     kept = [d for d in keep if d in factor.plates]
     present = {d for o in operands for d in o.dims}
     repeats = prod(size for plate, size in factor.plates.items() if plate not in present and plate not in kept)
@@ -77,6 +88,24 @@ def expectation(factor: Factor, q: Mapping[str, Named], keep: Sequence[str] = ()
     # Added, so that the gradient at other items passes.
     value = value + jax.lax.stop_gradient(jnp.where(value < IMPOSSIBLE, -jnp.inf, 0.0))
     return jnp.broadcast_to(value, [factor.plates[d] for d in kept])
+
+
+def choice_of(site: LatentSite, mask: Named | None, operands: Sequence[Named]) -> OneHot | None:
+    """Return a mask if it is the choice of a site, which nothing else depends on."""
+    if not isinstance(mask, OneHot) or mask.dims[0] != site.name or mask.dims[1] in site.dims:
+        return None
+    alone = not any(site.name in o.dims for o in operands) and any(mask.dims[1] in o.dims for o in operands)
+    return mask if alone else None
+
+
+def expected_mask(mask: Named, probs: dict[str, Named], log_prob: Named) -> Named:
+    """Mask as an operand; of a choice that nothing else depends on, its expectation, whose site leaves ``probs``."""
+    if isinstance(mask, OneHot):
+        site, plate = mask.dims
+        others = [q for name, q in probs.items() if name != site]
+        if site in probs and plate not in probs[site].dims and not any(site in q.dims for q in others):
+            return mask.renamed(probs.pop(site))
+    return mask._replace(data=mask.data.astype(log_prob.data.dtype))
 
 
 def with_parents(names: Collection[str], q: Mapping[str, Named]) -> list[str]:
@@ -154,18 +183,20 @@ class _State:
         self.conditionals: dict[str, Conditional] = {}
         self.homes = {f.name: _long_plates(f) for f in factors}  # of every variable, kept or not
         self.factors: list[Factor] = []
+        self.branched: set[str] = set()  # observed sites, and zero where their branch is off
         for factor in factors:
             if factor.mask is not None and set(factor.variables) & set(variables):
                 branch = f"{factor.name}__branch"
                 self.masks[branch], self.homes[branch] = factor.mask, self.homes[factor.name]
                 factor = _branched(factor, branch)
+                self.branched.add(factor.name)
             self.factors.append(factor)
         self._variables = variables
 
     def next(self, left: Sequence[str], order: Sequence[str] | None) -> str:
         """Choose a variable: among those in the most plates, the first in the order, or the cheapest."""
-        depth = max(len(self._variables[n].long_plates) for n in left)
-        deepest = [n for n in left if len(self._variables[n].long_plates) == depth]
+        depth = max(self._variables[n].depth for n in left)
+        deepest = [n for n in left if self._variables[n].depth == depth]
         return min(deepest, key=order.index if order is not None else self._cost)
 
     def _cost(self, name: str) -> int:
@@ -197,19 +228,26 @@ class _State:
                 f"{prod(sizes.values()):.2g} combinations with {sorted(set(sizes) - set(site.plates))}. Use the "
                 "mean-field guide for some of them."
             )
-        dims = tuple(d for d in sizes if d != site.name)
-        table = sum((aligned(named, (*dims, site.name)) for named in local), start=jnp.zeros(()))
-        table = jnp.maximum(table, LOG_ZERO)
-        reduced = logsumexp(table, axis=-1)
-        log_prob = Named((*dims, site.name), table - reduced[..., None])
-        branches = {b: m for b, m in self.masks.items() if b in dims}
+        branches = {b: m for b, m in self.masks.items() if b in sizes}
+        off = self._prior_alone(touching, site, list(branches))
+        log_prob, reduced = _summed_out(local, site.name) if off is None else _summed_on(local, site.name, off)
         self.conditionals[site.name] = Conditional(log_prob, branches)
-        self.factors = [*others, Factor(site.name, Named(dims, reduced), None, site.scale, site.plates)]
+        self.factors = [*others, Factor(site.name, reduced, None, site.scale, site.plates)]
+
+    def _prior_alone(self, touching: list[Factor], site: LatentSite, branches: list[str]) -> str | None:
+        """Return the branch without which nothing but the site's own normalised prior is left, if there is one."""
+        own = [f for f in touching if f.name == site.name and not set(branches) & set(f.log_prob.dims)]
+        normalised = isinstance(unwrap(site.fn)[0], CategoricalLogits)  # probabilities may not sum to one
+        if len(branches) != 1 or len(own) != 1 or len(touching) == 1 or not normalised:
+            return None
+        masked = all(f.name in self.branched and branches[0] in f.log_prob.dims for f in touching if f is not own[0])
+        return branches[0] if masked and _weight(own[0].scale) == _weight(site.scale) else None
 
     def resolve(self, branch: str) -> None:
         """Set a branch to its mask."""
         mask = self.masks.pop(branch)
-        self.factors = [_chosen(f, branch, mask) if branch in f.log_prob.dims else f for f in self.factors]
+        parts = (_chosen(f, branch, mask) if branch in f.log_prob.dims else [f] for f in self.factors)
+        self.factors = [factor for part in parts for factor in part]
 
     def _touching(self, name: str) -> list[Factor]:
         return [f for f in self.factors if name in f.log_prob.dims]
@@ -232,6 +270,29 @@ class _State:
         return lp._replace(data=repeats * lp.data) if repeats > 1 else lp
 
 
+def _summed_out(local: Sequence[Named], name: str) -> tuple[Named, Named]:
+    """Return the conditional of a variable, and the sum over it."""
+    dims = (*dict.fromkeys(d for named in local for d in named.dims if d != name), name)
+    table = jnp.maximum(sum((aligned(named, dims) for named in local), start=jnp.zeros(())), LOG_ZERO)
+    reduced = logsumexp(table, axis=-1)
+    return Named(dims, table - reduced[..., None]), Named(dims[:-1], reduced)
+
+
+def _summed_on(local: Sequence[Named], name: str, branch: str) -> tuple[Named, Named]:
+    """Return the same where the sum is known to be one if a branch is off, which halves the work."""
+    prior = next(named for named in local if branch not in named.dims)
+    on = [_at(named, branch, 1) if branch in named.dims else named for named in local]
+    given, reduced = _summed_out(on, name)
+    off = jnp.broadcast_to(aligned(prior, given.dims), given.data.shape)
+    both = Named((branch, *given.dims), jnp.stack([off, given.data]))
+    return both, Named((branch, *reduced.dims), jnp.stack([jnp.zeros_like(reduced.data), reduced.data]))
+
+
+def _at(named: Named, dim: str, index: int) -> Named:
+    axis = named.dims.index(dim)
+    return Named((*named.dims[:axis], *named.dims[axis + 1 :]), jnp.take(named.data, index, axis))
+
+
 def _long_plates(factor: Factor) -> frozenset[str]:
     return frozenset(p for p, size in factor.plates.items() if size > 1)
 
@@ -243,10 +304,22 @@ def _branched(factor: Factor, branch: str) -> Factor:
     return factor._replace(log_prob=Named((branch, *lp.dims), both), mask=None)
 
 
-def _chosen(factor: Factor, branch: str, mask: Named) -> Factor:
+def _chosen(factor: Factor, branch: str, mask: Named) -> list[Factor]:
     """Take the value of a factor at the branch that the mask chooses."""
     lp = factor.log_prob
+    if isinstance(mask, OneHot) and mask.dims[0] not in lp.dims and mask.dims[1] in lp.dims and not factor.scale.dims:
+        return _at_choice(factor, branch, mask)
     sizes = {d: s for d, s in (lp.sizes | mask.sizes).items() if d != branch}
     off, on = aligned(lp, (branch, *sizes))
     dims = tuple(sizes)
-    return factor._replace(log_prob=Named(dims, jnp.where(aligned(mask, dims), on, off)))
+    return [factor._replace(log_prob=Named(dims, jnp.where(aligned(mask, dims), on, off)))]
+
+
+def _at_choice(factor: Factor, branch: str, mask: OneHot) -> list[Factor]:
+    """Return a factor with the branch off everywhere, and what changes where it is on: at one element of the plate."""
+    lp = factor.log_prob
+    dims = tuple(d for d in lp.dims if d != branch)
+    off, on = aligned(lp, (branch, *dims))
+    plates = {p: n for p, n in factor.plates.items() if p != mask.dims[1]}
+    change = factor._replace(log_prob=mask.on_site(Named(dims, on - off)), plates=plates)
+    return [factor._replace(log_prob=Named(dims, off)), change]

@@ -17,7 +17,7 @@ from numpyro.primitives import Messenger
 
 from pl2d_ppl.engine._numpyro import given_masks, unwrap
 
-__all__ = ["Dimensions", "Enumerate", "TooDeep", "is_latent", "is_positions", "positions_of", "support_of"]
+__all__ = ["Dimensions", "Enumerate", "TooDeep", "is_latent", "is_positions", "positions_of", "support_of", "values_at"]
 
 LARGEST_RANK = 63  # of an array, with an event dimension
 DEPTH = 6  # plates are rarely nested as deeply; a deeper program is read again
@@ -172,9 +172,20 @@ def positions_of(support: Array, value: Array) -> Array:
     """Return the index of values in a support, shape (values, batch shape or ones)."""
     if is_positions(support):
         return value
-    rank = max(jnp.ndim(value), support.ndim - 1)
-    value = jnp.reshape(value, (1,) * (rank + 1 - jnp.ndim(value)) + jnp.shape(value))
-    return jnp.argmax(value == support.reshape(len(support), *[1] * (rank - support.ndim + 1), *support.shape[1:]), 0)
+    return jnp.argmax(value == _padded(support, jnp.ndim(value)), 0)
+
+
+def values_at(support: Array, position: Array) -> Array:
+    """Return the values of a support, shape (values, batch shape or ones), at an index."""
+    support = _padded(support, jnp.ndim(position))
+    shape = jnp.broadcast_shapes(support.shape[1:], jnp.shape(position))
+    support = jnp.broadcast_to(support, (len(support), *shape))
+    return jnp.take_along_axis(support, jnp.broadcast_to(position, shape)[None], 0)[0]
+
+
+def _padded(support: Array, rank: int) -> Array:
+    """Pad the batch dimensions of a support on the left."""
+    return support.reshape(support.shape[:1] + (1,) * (rank - support.ndim + 1) + support.shape[1:])
 
 
 def _at(support: Array, position: int) -> Array:

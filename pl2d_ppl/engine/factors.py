@@ -14,9 +14,9 @@ from jax import Array
 from numpyro.distributions import CategoricalLogits, CategoricalProbs, Distribution
 from numpyro.ops.indexing import Vindex
 
-from pl2d_ppl.engine._numpyro import unwrap
-from pl2d_ppl.engine.enumeration import Dimensions, is_positions, positions_of
-from pl2d_ppl.engine.named import Named, aligned
+from pl2d_ppl.engine._numpyro import Choice, unwrap
+from pl2d_ppl.engine.enumeration import Dimensions, is_positions, positions_of, values_at
+from pl2d_ppl.engine.named import Named, OneHot, aligned
 
 __all__ = ["Factor", "LatentSite", "latent_site", "site_factor"]
 
@@ -101,6 +101,11 @@ class LatentSite(NamedTuple):
         return {p: n for p, n in self.plates.items() if n > 1}
 
     @property
+    def depth(self) -> tuple[int, int]:
+        """How deep it lies: deeper sites are summed out first, in plates of one element as in longer ones."""
+        return len(self.long_plates), len(self.plates)
+
+    @property
     def dims(self) -> tuple[str, ...]:
         """Axes of its variational factor: plates first, the site itself last."""
         return (*self.plates, self.name)
@@ -132,12 +137,7 @@ class LatentSite(NamedTuple):
 
     def value_at(self, position: Array) -> Array:
         """Values of the support at an index, shape by position."""
-        if self.support is None:
-            return position
-        support = _padded(self.support, jnp.ndim(position))
-        shape = jnp.broadcast_shapes(support.shape[1:], jnp.shape(position))
-        support = jnp.broadcast_to(support, (len(support), *shape))
-        return jnp.take_along_axis(support, jnp.broadcast_to(position, shape)[None], 0)[0]
+        return position if self.support is None else values_at(self.support, position)
 
 
 def site_factor(site: dict, dimensions: Dimensions) -> Factor:
@@ -153,13 +153,33 @@ def site_factor(site: dict, dimensions: Dimensions) -> Factor:
     lp, scale = names.pack(log_prob), _scale(site, names)
     if mask is None:
         return Factor(site["name"], lp, None, scale, names.plates())
+    if (choice := _choice(site, names, lp)) is not None:
+        others = _conjunction([m for m in site["masks"] if not isinstance(m, Choice)])
+        lp = lp if others is None else names.pack(jnp.where(others, log_prob, 0.0))
+        return Factor(site["name"], lp, choice, scale, names.plates())
     packed = names.pack(mask)
     plates = names.plates()
     if not enumerated and set(packed.dims) - set(lp.dims) - set(plates):
         return Factor(site["name"], lp, packed, scale, plates)
     # A masked latent element gets a uniform distribution: it sums to one and adds nothing to an ELBO.
-    off = -jnp.log(len(site["support"])) if enumerated else 0.0
+    count = len(site["support"]) if enumerated else site.get("num_values", 1)
+    off = -jnp.log(count) if count > 1 else 0.0
     return Factor(site["name"], names.pack(jnp.where(mask, log_prob, off)), None, scale, plates)
+
+
+def _choice(site: dict, names: "_Names", lp: Named) -> OneHot | None:
+    """Return the mask of an observed site that leaves the element which another site chooses, if it is that simple."""
+    choices = [m.mask for m in site["masks"] if isinstance(m, Choice)]
+    if len(choices) != 1 or "support" in site:
+        return None
+    mask, others = names.pack(choices[0]), _conjunction([m for m in site["masks"] if not isinstance(m, Choice)])
+    plates = names.plates()
+    chooser, within = ([d for d in mask.dims if (d in plates) == flag] for flag in (False, True))
+    by_others = () if others is None else names.pack(others).dims
+    simple = len(chooser) == len(within) == 1 and mask.sizes[chooser[0]] == mask.sizes[within[0]]
+    if not simple or chooser[0] in lp.dims or not set(by_others) <= {*lp.dims, *plates}:
+        return None
+    return OneHot((chooser[0], within[0]), aligned(mask, (chooser[0], within[0])))
 
 
 def latent_site(site: dict, dimensions: Dimensions) -> LatentSite:
@@ -269,14 +289,10 @@ def _conjunction(masks: list) -> Any:
     """All masks at once; None if nothing is masked."""
     mask = None
     for each in masks:
+        each = each.mask if isinstance(each, Choice) else each
         if each is not True:
             mask = jnp.asarray(each) if mask is None else mask & each
     return mask
-
-
-def _padded(support: Array, rank: int) -> Array:
-    """Pad the batch dimensions of a support on the left."""
-    return support.reshape(support.shape[:1] + (1,) * (rank - support.ndim + 1) + support.shape[1:])
 
 
 def _log_prob(core: Distribution, value: Array, site: dict) -> Array:

@@ -13,6 +13,7 @@ from numpyro.handlers import scale, substitute
 from numpyro.handlers import trace as plain_trace
 
 from pl2d_ppl.distributions.finite import over_support
+from pl2d_ppl.engine.alike import check_alike
 from pl2d_ppl.engine.elimination import Conditional
 from pl2d_ppl.engine.enumeration import is_latent
 from pl2d_ppl.engine.factors import LatentSite
@@ -62,6 +63,7 @@ def no_guide(*args, **kwargs) -> None:
 
 def prepare(model: Callable, args: tuple, kwargs: dict, continuous: Callable | None) -> Program:
     """Draw the continuous sites from their guide, and evaluate the model's networks once."""
+    check_alike(model, args, kwargs)
     values = {}
     if continuous is not None:
         with plain_trace() as tr:
@@ -128,7 +130,7 @@ def logits_at(
 
 def enumerated(site: LatentSite) -> dict:
     """Return the ``infer`` of a guide's site; elements that the model masks do not count in a workload."""
-    return {"enumerate": "parallel"} | ({} if site.mask is None else {"counted": site.mask})
+    return {"enumerate": "parallel", "derived": True} | ({} if site.mask is None else {"counted": site.mask})
 
 
 def over_values(logits: Array, site: LatentSite) -> Distribution:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.handlers import seed, substitute
 
+from pl2d_ppl.engine.alike import check_alike
 from pl2d_ppl.engine.elimination import eliminate, expectation, total
 from pl2d_ppl.engine.factors import Factor, LatentSite
 from pl2d_ppl.engine.named import Named, aligned
@@ -73,6 +74,7 @@ def marginals(model: Callable, sites: Sequence[str] | None = None, *, params: Ma
 
 
 def _standalone(model: Callable, params: Mapping | None, args: tuple, kwargs: dict) -> Program:
+    check_alike(model, args, kwargs, params)
     # The key is not used for inference: it only builds networks, whose weights `params` then replaces.
     seeded = seed(substitute(model, data=dict(params or {})), jax.random.key(0))
     return read_program(seeded, args, kwargs, params, detach=False)

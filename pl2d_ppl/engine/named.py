@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["Named", "aligned", "named_einsum", "scaled", "summed"]
+__all__ = ["Named", "OneHot", "aligned", "named_einsum", "scaled", "summed"]
 
 MANY = 5  # operands from which the exhaustive search for the best order of an einsum takes too long
 
@@ -22,6 +22,20 @@ class Named(NamedTuple):
     def sizes(self) -> dict[str, int]:
         """Length of every axis."""
         return dict(zip(self.dims, jnp.shape(self.data), strict=True))
+
+
+class OneHot(Named):
+    """A mask over a discrete site and a plate of equal sizes, ``dims``: whether their indices are equal."""
+
+    def renamed(self, named: Named) -> Named:
+        """Give the axis of the site the name of the plate: the expectation of the mask under probabilities."""
+        site, plate = self.dims
+        return named._replace(dims=tuple(plate if d == site else d for d in named.dims))
+
+    def on_site(self, named: Named) -> Named:
+        """Give the axis of the plate the name of the site: the sum over the plate, where the mask is."""
+        site, plate = self.dims
+        return named._replace(dims=tuple(site if d == plate else d for d in named.dims))
 
 
 def aligned(named: Named, dims: Sequence[str]) -> Array:

@@ -17,6 +17,7 @@ from pl2d_ppl.deferral.metrics import area_under_curve, expected_calibration_err
 from pl2d_ppl.experiments.learned import Learned
 from pl2d_ppl.experiments.methods import GATE_SCHEDULE, GuideName, Task, coverage_bounds, learn
 from pl2d_ppl.inference.schedule import Schedule
+from pl2d_ppl.people.crowd import CROWD_SCHEDULE
 
 __all__ = ["coverage_curve", "evaluate_curve"]
 
@@ -64,7 +65,8 @@ def coverage_curve(
     _check_curve(test, coverages)
     start = time.perf_counter()
     points = [on_point] * len(coverages)
-    task = Task(train, tuple(coverages), schedule, hidden, window, guide=guide)
+    crowd = CROWD_SCHEDULE.replace(steps=schedule.steps)
+    task = Task(train, tuple(coverages), schedule, hidden, window, guide=guide, crowd_schedule=crowd)
     learned = learn(method, rng_key, task, on_fit=lambda: points.pop()())
     row = evaluate_curve(learned, train.x, test, coverages)
     for point in points:  # for a method with one fit, or one batch of fits, for all coverages

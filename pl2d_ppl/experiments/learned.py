@@ -99,7 +99,7 @@ class GateLearned:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PooledLearned:
-    """Partially pooled people.
+    """Partially pooled people, of ``pooled`` or ``crowd``.
 
     Attributes
     ----------

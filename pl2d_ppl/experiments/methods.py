@@ -35,8 +35,10 @@ from pl2d_ppl.inference.result import FitResult
 from pl2d_ppl.inference.schedule import Schedule
 from pl2d_ppl.models.cluster_l2d import cluster_l2d
 from pl2d_ppl.models.pooled_l2d import pooled_l2d
+from pl2d_ppl.models.prob_cluster_l2d import prob_cluster_l2d
 from pl2d_ppl.models.prob_l2d import prob_l2d
 from pl2d_ppl.networks import Ensemble, Frozen, network_for
+from pl2d_ppl.people.crowd import CROWD_SCHEDULE, fit_crowd
 from pl2d_ppl.people.pooled import PooledPeople
 
 __all__ = [
@@ -75,6 +77,8 @@ class Task:
         Window of the workload, in items; by default every mini-batch meets the bounds, as in paper A.
     pooled_schedule : Schedule
         Steps and optimiser of partially pooled people, which are not a network.
+    crowd_schedule : Schedule
+        Steps and optimiser of a crowd with its classifier.
     classifier : Frozen, optional
         The AI, trained first on other items. Without it, the AI is trained together with the method.
     membership : array, shape (K, M), optional
@@ -89,6 +93,7 @@ class Task:
     hidden: tuple[int, ...] = (128, 128)
     window: int | None = None
     pooled_schedule: Schedule = POOLED_SCHEDULE
+    crowd_schedule: Schedule = CROWD_SCHEDULE
     classifier: Frozen | None = None
     membership: np.ndarray | None = None
     guide: GuideName = "exact"
@@ -142,9 +147,8 @@ def _prob_l2d(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
         gating=shape.network(shape.num_experts + 1),
         experts=shape.experts,
         classifier=shape.classifier,
-        latent_annotations=guide != "exact",  # the same posterior of z at less cost
     )
-    return model, exact(model) if guide == "exact" else mean_field(model)
+    return model, exact(model, ["z"]) if guide == "exact" else mean_field(model)
 
 
 def _naive(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
@@ -155,13 +159,11 @@ def _naive(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
 
 def _cluster_l2d(shape: TaskShape, guide: GuideName) -> ModelAndGuide:
     del guide
-    model = partial(
-        cluster_l2d,
-        gating=shape.network(shape.num_clusters + 1),
-        classifier=shape.classifier,
-        experts=None if shape.complete else shape.experts,
-        latent_annotations=False,
-    )
+    networks = {"gating": shape.network(shape.num_clusters + 1), "classifier": shape.classifier}
+    if shape.complete:
+        model = partial(cluster_l2d, **networks)
+    else:
+        model = partial(prob_cluster_l2d, **networks, experts=shape.experts)
     return model, exact(model, ["v"])
 
 
@@ -194,7 +196,7 @@ SPECS = {
     "cluster-hard": MethodSpec(_cluster_l2d, "v"),
 }
 TRAINED_ON = ("one-stage", "one-vs-all")  # methods whose classifier is trained further, with the gate
-METHODS = (*SPECS, "l2d-pop", "pooled")
+METHODS = (*SPECS, "l2d-pop", "pooled", "crowd")
 NEED_MEMBERSHIP = ("cluster-soft", "cluster-hard")
 
 
@@ -227,6 +229,8 @@ def learn(name: str, rng_key: jax.Array, task: Task, *, on_fit: Callable[[], Non
         return _learn_population(rng_key, task)
     if name == "pooled":
         return _learn_pooled(rng_key, task)
+    if name == "crowd":
+        return _learn_crowd(rng_key, task)
     return _learn_gate(name, rng_key, task, on_fit)
 
 
@@ -346,6 +350,18 @@ def _learn_pooled(rng_key: jax.Array, task: Task) -> PooledLearned:
         progress=False,
     )
     return PooledLearned(PooledPeople.of(draw_key, result, people=data.annotators))
+
+
+def _learn_crowd(rng_key: jax.Array, task: Task) -> PooledLearned:
+    crowd = fit_crowd(
+        rng_key,
+        task.train,
+        hidden=task.hidden,
+        classifier=task.classifier,
+        membership=task.membership,
+        schedule=task.crowd_schedule,
+    )
+    return PooledLearned(crowd.people)
 
 
 @lru_cache(maxsize=32)

@@ -193,10 +193,10 @@ class _Labels:
             self.sizes[CATEGORY] = found.outputs["ai_probs"].shape[-1]
         elif "cluster_probs" in found.outputs:
             self.sizes[CLUSTER], self.sizes[CATEGORY] = found.outputs["cluster_probs"].shape[1:]
-        if "annotations" in data:
-            self.sizes.setdefault(EXPERT, data["annotations"].shape[1] + self.has_ai)
-        elif "gate_probs" in found.outputs and OPTION not in self.sizes:
+        if "gate_probs" in found.outputs and OPTION not in self.sizes:
             self.sizes.setdefault(EXPERT, found.outputs["gate_probs"].shape[-1])
+        elif "annotations" in data:
+            self.sizes.setdefault(EXPERT, data["annotations"].shape[1] + self.has_ai)
         self.dims = dims
         self.coords = {**{name: list(values) for name, values in coords.items()}, **dict(self._names(coords))}
 

@@ -13,6 +13,7 @@ from numpyro.handlers import block, seed, trace
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
+from pl2d_ppl.engine.alike import check_alike
 from pl2d_ppl.engine.elbo import EnumELBO
 from pl2d_ppl.engine.items import Items, items, plate_of_items
 from pl2d_ppl.engine.per_run import PerRun, guide_of, tree_of_guide
@@ -203,11 +204,13 @@ class CompiledFit:
             )
         shapes = tuple((jax.tree.structure(a), *_shapes(a)) for a in (leaves, keys, dict(batch)))
         if shapes not in self._probed:
+            arguments = self.call(self._of_run(leaves, 0), batch)
 
             def sites(leaves: tuple[Array, ...], keys: Array, batch: Batch) -> dict[str, Array]:
                 first, key = self._of_run(leaves, 0), keys[0] if self.batched else keys
                 self._find_plate(first, key, batch)
                 self._in_parts = _length(batch) < self.num_rows
+                check_alike(self.model, (), arguments)  # of numbers, not of traced arrays
                 state = self.init(leaves, keys, batch)  # compiled later from the same trace
                 state = jax.tree.map(lambda a: a[0], state) if self.batched else state
                 return self._trace(first, state, key, batch, jnp.arange(_length(batch)))[0]

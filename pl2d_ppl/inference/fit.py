@@ -207,7 +207,8 @@ class _Training:
         try:
             for _ in bar:
                 result = self.epoch(result)
-                bar.set_postfix({k: f"{np.mean(result.history[k][-1]):.4g}" for k in _LOSSES if k in result.history})
+                losses = {k: f"{np.mean(result.history[k][-1]):.4g}" for k in _LOSSES if k in result.history}
+                bar.set_postfix(losses, refresh=False)  # fast epochs would otherwise print a line each
                 if patience is not None and np.all(result.stale >= patience):
                     return result.replace(status="stopped_early")
         except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from numpyro.handlers import block, condition, seed, substitute, trace
 from numpyro.primitives import Messenger
 
-from pl2d_ppl.checks.declared import declared_checks, declares
+from pl2d_ppl.checks.declared import declared_checks, declares, needs_truth
 from pl2d_ppl.checks.keys import check_key
 from pl2d_ppl.checks.membership import check_membership
 from pl2d_ppl.checks.names import names_of
@@ -31,12 +31,13 @@ __all__ = ["PooledPeople"]
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PooledPeople:
-    """Posterior draws of a fit of ``pooled_l2d``, and the names of its people.
+    """Posterior draws of a fit of ``pooled_l2d`` or ``crowd_l2d``, and the names of its people.
 
     Attributes
     ----------
     model : callable
-        The program, :func:`~pl2d_ppl.models.pooled_l2d.pooled_l2d` or an edit of it.
+        The program, :func:`~pl2d_ppl.models.pooled_l2d.pooled_l2d`, :func:`~pl2d_ppl.models.crowd_l2d.crowd_l2d` or an
+        edit of one.
     params : mapping of str to pytree
         Parameters of its networks.
     arguments : mapping of str to pytree
@@ -181,8 +182,9 @@ class PooledPeople:
         rng_key : Array
             A typed key.
         data : mapping of str to array, shape (N, ...)
-            ``x``, ``annotations`` (N, M') of the newcomers, -1 where missing, and ``y``, -1 where unknown. Newcomers
-            who annotated nothing of known truth stay at the mean of their cluster.
+            ``x``, ``annotations`` (N, M') of the newcomers, -1 where missing, and ``y``, -1 where unknown, which may be
+            left out for a program that infers the truth. In one that does not, newcomers who annotated nothing of
+            known truth stay at the mean of their cluster.
         membership : array, shape (K, M')
             Memberships of the newcomers.
         people : sequence of str, optional
@@ -208,13 +210,13 @@ class PooledPeople:
                 f"Expected memberships of shape ({known[0]}, M'), in the same clusters, found {np.shape(membership)}."
             )
         check_membership(membership, known[0], people=people)
-        missing = sorted({"x", "annotations", "y"} - set(data))
-        if missing:
-            raise ValueError(f"Expected x, annotations and y of newcomers, found no {', '.join(missing)}.")
+        learns_from = ("x", "annotations", "y") if needs_truth(self.model) else ("x", "annotations")
+        if missing := [name for name in learns_from if name not in data]:
+            raise ValueError(f"Expected {', '.join(learns_from)} of newcomers, found no {', '.join(missing)}.")
         if steps < 1:
             raise ValueError(f"Expected at least one step, found steps={steps}.")
         number = np.shape(membership)[1]
-        data = _with_truth(data, number)
+        data = _with_truth(data, number) if needs_truth(self.model) else {n: np.asarray(a) for n, a in data.items()}
         names = [f"person_{i}" for i in range(known[1], known[1] + number)] if people is None else people
         everybody = (*self.people, *names_of(names, number, "person"))
         everybody = names_of(everybody, len(everybody), "person")

@@ -15,6 +15,7 @@ from scipy.special import softmax
 from pl2d_ppl import MLP, EnumELBO, fit, log_evidence, marginals, workload
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.models.cluster_l2d import cluster_l2d
+from pl2d_ppl.models.prob_cluster_l2d import prob_cluster_l2d
 from pl2d_ppl.networks import Frozen
 
 KEY = jax.random.key(0)
@@ -38,9 +39,9 @@ class Case(NamedTuple):
         return {"x": jnp.zeros((len(self.y), 1)), "annotations": said, "y": y}
 
     def networks(self, modelled):
-        experts = Frozen.of(Table(table(self.beliefs[:, :-1]))) if modelled else None
+        experts = {"experts": Frozen.of(Table(table(self.beliefs[:, :-1])))} if modelled else {}
         classifier = Frozen.of(Table(table(self.beliefs[:, -1])))
-        return {"gating": Frozen.of(Table(table(self.gate))), "classifier": classifier, "experts": experts}
+        return {"gating": Frozen.of(Table(table(self.gate))), "classifier": classifier, **experts}
 
 
 def random_membership(rng, num_clusters=CLUSTERS, num_people=PEOPLE):
@@ -84,16 +85,21 @@ def by_enumeration(case, modelled, **options):
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
+def program(networks, **options):
+    """The program with a model of people's annotations, if there are networks of it, or the one without."""
+    return partial(prob_cluster_l2d if "experts" in networks else cluster_l2d, **networks, **options)
+
+
 @jax.jit
 def posterior(networks, membership, data):
-    model = partial(cluster_l2d, **networks, membership=membership)
+    model = program(networks, membership=membership)
     return log_evidence(model)(**data), marginals(model)(**data)
 
 
 @partial(jax.jit, static_argnames="order")
 def inferred(networks, membership, data, order, bounds=None):
     """ELBO of an exact guide; what it says of its first site, (N, values), and of both, (N, K + 1, M + 1)."""
-    model = partial(cluster_l2d, **networks, membership=membership)
+    model = program(networks, membership=membership)
     guide = exact(model, order)
     if bounds is not None:
         guide = workload(guide, order[0], *bounds, tolerance=1e-10)

@@ -9,7 +9,7 @@ from cases.exports import SAID, label_studio
 
 from pl2d_ppl.cli.reading import ReadingOptions, read_inputs, read_with_features
 
-COMMANDS = ("fit", "curve", "clusters", "onboard")
+COMMANDS = ("fit", "curve", "clusters", "onboard", "crowd")
 SHARED = ["--layout", "--column", "--classes", "--person", "--truth", "--features", "--duplicates", "--missing-label"]
 SHARED += [
     "--abstained",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from engine.random_specs import PLAIN_MASKS, VECTORS, first, values
+from engine.random_specs import PLAIN_MASKS, SIMPLEX, VECTORS, first, values
 from numpyro import handlers
 from numpyro.infer.reparam import LocScaleReparam
 from numpyro.ops.indexing import Vindex
@@ -48,13 +48,19 @@ class TruncatedGeometric(dist.Distribution):
         return jnp.broadcast_to(support, (3, *self.batch_shape)) if expand else support
 
 
-def distribution(site, eta, arrays):
-    """The site's distribution from its parameter, scalar or (see `VECTORS`) a vector."""
+def _some(probs, zero):
+    """Set some probabilities to zero."""
+    left = jnp.where(zero, 0.0, probs)
+    return left / left.sum(-1, keepdims=True)
+
+
+def distribution(site, eta, arrays, zero=None):
+    """The site's distribution from its parameter, scalar or (see `VECTORS`) a vector, and what is impossible."""
     match site.kind:
         case "categorical":
-            return dist.Categorical(probs=jax.nn.softmax(eta))
+            return dist.Categorical(probs=jax.nn.softmax(eta) if zero is None else _some(jax.nn.softmax(eta), zero))
         case "categorical_logits":
-            return dist.Categorical(logits=eta)
+            return dist.Categorical(logits=eta if zero is None else jnp.where(zero, -jnp.inf, eta))
         case "bernoulli":
             return dist.Bernoulli(probs=jax.nn.sigmoid(eta))
         case "bernoulli_logits":
@@ -80,30 +86,35 @@ def distribution(site, eta, arrays):
 def from_simplex(site, u, arrays):
     """The site's distribution where its parent is a Dirichlet: conjugate for the kind "categorical" only."""
     match site.kind:
-        case "categorical_logits":
+        case "categorical" | "categorical_logits":
             return dist.Categorical(probs=u)
         case "bernoulli":
             return dist.Bernoulli(probs=u[..., 1])
         case "normal":
-            return dist.Normal(u @ arrays["shift"], 1.0)
+            return dist.Normal(u @ jnp.linspace(-0.5, 0.8, u.shape[-1]), 1.0)
+
+
+def looked_up(program, site, found, table):
+    """Entries of a table at the parents' values."""
+    places = [found[parent] - first(program.site(parent)) for parent in site.parents]
+    if not places:
+        return table
+    if site.use != "vindex":
+        return table[tuple(places)]
+    return Vindex(table)[(..., *places, slice(None)) if site.kind in VECTORS else (..., *places)]
 
 
 def parameter(program, site, found, arrays, params):
     """The site's parameter from its parents' values."""
     table = arrays[f"{site.name}_table"]
-    places = [found[parent] - first(program.site(parent)) for parent in site.parents]
     vector = site.kind in VECTORS
     if site.use == "arithmetic":
         eta = table
         for number, parent in enumerate(site.parents):
             eta = eta + found[parent] * (0.6 - 0.9 * number)
         eta = eta[..., None] * jnp.linspace(-1.0, 0.7, values(site)) if vector else eta
-    elif not places:
-        eta = table
-    elif site.use == "vindex":
-        eta = Vindex(table)[(..., *places, slice(None))] if vector else Vindex(table)[(..., *places)]
     else:
-        eta = table[tuple(places)]
+        eta = looked_up(program, site, found, table)
     if site.param == "rate":
         return eta * params["rate"]
     extra = params.get(site.param, 0.0)
@@ -136,15 +147,17 @@ def sample(program, site, found, arrays, params, infer):
         if mask is not None and (site.mask_in == "handler" or site.kind == "factor"):
             stack.enter_context(handlers.mask(mask=mask))
             mask = None
-        if site.kind == "dirichlet":
-            return numpyro.sample(site.name, dist.Dirichlet(arrays[f"{site.name}_table"]))
+        if site.kind in SIMPLEX:
+            table = looked_up(program, site, found, arrays[f"{site.name}_table"])
+            return numpyro.sample(site.name, dist.Dirichlet(table))
         if site.use == "simplex":
             fn = from_simplex(site, found[site.parents[0]], arrays)
         else:
             eta = parameter(program, site, found, arrays, params)
             if site.kind == "factor":
                 return numpyro.factor(site.name, -0.3 * (eta - 0.5) ** 2)
-            fn = distribution(site, eta, arrays)
+            zero = looked_up(program, site, found, arrays[f"{site.name}_zero"]) if site.zeros else None
+            fn = distribution(site, eta, arrays, zero)
         fn = fn if mask is None else fn.mask(mask)
         value = numpyro.sample(
             site.name,
@@ -196,14 +209,17 @@ def _data(program, site, rng):
         return rng.normal(0.5, 1.0, shape).round(2).astype(np.float32)
     if site.kind == "poisson":
         return rng.integers(0, 4, shape).astype(np.int32)
+    if site.zeros:  # the value that is possible whatever its parents' are
+        return np.zeros(shape, np.int32)
     return (first(site) + rng.integers(0, values(site), shape)).astype(np.int32)
 
 
 def _table(program, site, rng):
     """What the site's parameter is looked up in."""
     batch = program.batch(site.plate)
-    if site.kind == "dirichlet":
-        return rng.integers(1, 4, (*batch, 2)).astype(np.float32)
+    if site.kind in SIMPLEX:
+        shape = tuple(values(program.site(parent)) for parent in site.parents) or batch
+        return rng.integers(1, 4, (*shape, SIMPLEX[site.kind])).astype(np.float32)
     places = tuple(values(program.site(parent)) for parent in site.parents) if site.use != "simplex" else ()
     width = (values(site),) if site.kind in VECTORS else ()
     shape = {"table": places + width, "vindex": batch + places + width}.get(site.use, batch)
@@ -220,6 +236,9 @@ def build(program):
     for site in program.sites:
         rng, batch = _rng(program, site.name), program.batch(site.plate)
         arrays[f"{site.name}_table"] = _table(program, site, rng)
+        if site.zeros:
+            arrays[f"{site.name}_zero"] = rng.random(arrays[f"{site.name}_table"].shape) < 0.4
+            arrays[f"{site.name}_zero"][..., 0] = False
         if site.observed and site.kind != "factor":
             arrays[f"{site.name}_obs"] = _data(program, site, rng)
         if site.obs_mask:

@@ -15,6 +15,7 @@ VALUES = {
 }
 OBSERVED_ONLY = ("normal", "normal_vector", "poisson", "factor")
 FACTORS = ("factor",)
+SIMPLEX = {"dirichlet": 2, "dirichlet_of_three": 3}
 VECTORS = ("categorical", "categorical_logits")  # whose parameter is a vector
 
 
@@ -45,8 +46,9 @@ class Site(Short):
     """A sample site in its innermost plate, and how its parents' values enter.
 
     `use` is "table" (`table[z]`), "vindex" (`Vindex(table)[..., z, :]` with a table an element), "arithmetic"
-    (`z * a + b`) or "simplex" (the parent is a Dirichlet). `mask` is "true", "false", "array", "false array" or the
-    name of a parent: only the elements whose number in the innermost plate is the parent's value count. `scale` is
+    (`z * a + b`) or "simplex" (the parent is a Dirichlet). `plate` is "A*B" for a site in two plates of which neither
+    lies in the other. `zeros`: some of its probabilities are zero. `mask` is "true", "false", "array", "false array" or
+    the name of a parent: only the elements whose number in the innermost plate is the parent's value count. `scale` is
     "float", "array" (an element) or "traced". `param` is the `numpyro.param` that enters.
     """
 
@@ -63,14 +65,16 @@ class Site(Short):
     param: str | None = None
     low: int = 0
     deterministic: bool = False
+    zeros: bool = False
 
 
 @dataclass(frozen=True, repr=False)
 class Program(Short):
     """A program: plates, sites in program order, and a handler around it.
 
-    `dims` is "auto", "left" (explicit, outer plates to the left), "gap" (the same, with a dimension unused) or "mixed"
-    (explicit for the outermost). `weights` names a plate whose items are weighted: every site in it is scaled.
+    `dims` is "auto", "left" (explicit, outer plates to the left), "gap" (the same, with a dimension unused), "mixed"
+    (explicit for the outermost) or "apart" (each plate has a dimension of its own). `weights` names a plate whose items
+    are weighted: every site in it is scaled.
     `handler` is the name of a handler and of the site it is about.
     """
 
@@ -92,15 +96,19 @@ class Program(Short):
         return next(site for site in self.sites if site.name == name)
 
     def path(self, name):
-        """Plates from the outermost to this one."""
+        """Plates from the outermost to this one, or to these two."""
         path = []
-        while name is not None:
-            path.insert(0, self.plate(name))
-            name = path[0].outer
+        for part in name.split("*") if name else ():
+            chain = [self.plate(part)]
+            while chain[0].outer is not None:
+                chain.insert(0, self.plate(chain[0].outer))
+            path += [plate for plate in chain if plate not in path]
         return path
 
     def dim(self, name):
         """Dimension of a plate."""
+        if self.dims == "apart":
+            return -1 - [plate.name for plate in self.plates].index(name)
         depth = len(self.path(name)) - 1
         most = max(len(self.path(plate.name)) for plate in self.plates)
         match self.dims:
@@ -158,6 +166,8 @@ def features(program):
             found.add("mask by a latent" if site.mask not in PLAIN_MASKS else f"mask {site.mask}")
         found |= {f"scale {site.scale}"} if site.scale else set()
         found |= {"obs_mask"} if site.obs_mask else set()
+        found |= {"zeros"} if site.zeros else set()
+        found |= {"crossed plates"} if "*" in (site.plate or "") else set()
         found |= {"param"} if site.param else set()
     found |= {"weights"} if program.weights else set()
     found |= {program.handler[0]} if program.handler else set()

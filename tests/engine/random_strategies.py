@@ -3,7 +3,7 @@
 import dataclasses
 
 from engine.random_programs import REPARAMETRISED
-from engine.random_specs import OBSERVED_ONLY, VALUES, Plate, Program, Site, values
+from engine.random_specs import OBSERVED_ONLY, SIMPLEX, VALUES, VECTORS, Plate, Program, Site, values
 from hypothesis import strategies as st
 
 MOST_ASSIGNMENTS = 4096
@@ -59,6 +59,8 @@ def site(draw, program, number, left):
         param=draw(st.sampled_from([None, None, "theta", "rate"])),
         deterministic=kind not in OBSERVED_ONLY and draw(st.sampled_from([False, False, False, True])),
     )
+    if made.kind in VECTORS and made.use != "arithmetic":
+        made = dataclasses.replace(made, zeros=draw(st.sampled_from([False, False, True])))
     return made, left // VALUES[kind] ** elements if not observed or made.obs_mask else left
 
 
@@ -115,7 +117,7 @@ def surroundings(draw, program):
         sites = [dataclasses.replace(made, param=REPARAMETRISED if made.param else None) for made in program.sites]
         program = dataclasses.replace(program, sites=tuple(sites))
         handler = handler if any(made.param for made in sites) else None
-    named = {made.plate for made in program.sites} - {None}
+    named = {part for made in program.sites for part in (made.plate or "").split("*")} - {""}
     return dataclasses.replace(
         program,
         handler=handler,
@@ -126,14 +128,47 @@ def surroundings(draw, program):
 
 
 @st.composite
+def crossed(draw):
+    """Programs of two plates that cross: sites in either, and sites in both that depend on them."""
+    full = st.sampled_from([None, None, 5])
+    made = [
+        Plate("P0", draw(st.integers(1, 2)), full=draw(full)),
+        Plate("P1", draw(st.integers(1, 3)), full=draw(full)),
+    ]
+    program = Program(tuple(made), dims="apart", seed=draw(st.integers(0, 10_000)))
+    sites = []
+    for number, plate in enumerate(draw(st.sampled_from([("P0",), ("P1",), ("P0", "P1"), ("P0", None)]))):
+        use = draw(st.sampled_from(["table", "vindex", "arithmetic"]))
+        kind = draw(st.sampled_from(["categorical", "bernoulli", "geometric"]))
+        zeros = kind == "categorical" and use != "arithmetic" and draw(st.booleans())
+        sites.append(
+            Site(f"z{number}", kind, plate, use=use, zeros=zeros, param=draw(st.sampled_from([None, "theta"])))
+        )
+    parents = tuple(made.name for made in sites)
+    if draw(st.sampled_from([False, False, True])):  # a latent in both: its table is small
+        sites.append(Site("z2", "bernoulli", "P0*P1", parents, draw(st.sampled_from(["table", "arithmetic"]))))
+        parents = draw(st.sampled_from([("z2",), ("z2", "z0")]))
+    kind = draw(st.sampled_from(["normal", "poisson", "categorical"]))
+    use, mask = draw(st.sampled_from(["table", "arithmetic"])), draw(st.sampled_from([None, None, "array"]))
+    sites.append(Site("x3", kind, "P0*P1", parents, use, observed=True, mask=mask))
+    return dataclasses.replace(program, sites=tuple(sites))
+
+
+@st.composite
 def dirichlets(draw):
-    """Programs with a Dirichlet, shared or an item's own, and what is drawn from it."""
+    """Programs with a Dirichlet, shared, an item's own or chosen by another site, and what is drawn from it."""
     size = draw(st.integers(1, 2))
     plate = Plate("P0", size, full=draw(st.sampled_from([None, None, 3 * size])))
     program = Program((plate,), seed=draw(st.integers(0, 10_000)), dims=draw(st.sampled_from(["auto", "left", "gap"])))
-    sites = [Site("u", "dirichlet", draw(st.sampled_from([None, "P0"])))]
+    where, kind = draw(st.sampled_from([None, "P0"])), draw(st.sampled_from([*SIMPLEX]))
+    few = kind == "dirichlet_of_three" and where == "P0" and size > 1  # so that there are not too many values
+    sites = [Site("u", "dirichlet" if few else kind, where)]
+    if draw(st.sampled_from([False] * 5 + [True])):
+        sites.insert(0, Site("c", "bernoulli", where))
+        sites[1] = dataclasses.replace(sites[1], parents=("c",))
+    conjugate = {"dirichlet": "categorical_logits", "dirichlet_of_three": "categorical"}[sites[-1].kind]
     for number in range(draw(st.integers(1, 2))):
-        kind = draw(st.sampled_from(["categorical_logits"] * 6 + ["bernoulli", "normal"]))
+        kind = draw(st.sampled_from([conjugate] * 6 + ["bernoulli", "normal"]))
         observed = kind == "normal" or draw(st.sampled_from([False, False, True]))
         mask = draw(st.sampled_from([None, None, None, "array"]))
         name = f"{'x' if observed else 'z'}{number}"
@@ -147,4 +182,9 @@ def dirichlets(draw):
 
 def conjugate(program):
     """Whether every site that is drawn from a Dirichlet is a Categorical with the Dirichlet as probabilities."""
-    return all(made.kind == "categorical_logits" for made in program.sites if made.use == "simplex")
+    return all(made.kind in VECTORS for made in program.sites if made.use == "simplex")
+
+
+def chosen(program):
+    """Whether another site chooses the concentration of a Dirichlet."""
+    return any(made.kind in SIMPLEX and made.parents for made in program.sites)

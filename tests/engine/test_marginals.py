@@ -71,33 +71,6 @@ def test_posterior_of_prob_l2d_equals_enumeration(precision, num_experts, num_ca
     close(given_z, np.stack([e["zt"] for e in expected]).transpose(2, 0, 1, 3))
 
 
-@pytest.mark.slow
-def test_annotations_summed_out_leave_evidence_posterior_and_gradients(float64):
-    problem = random_l2d(5, 8, 3, 3)
-    gate, beliefs, *data = problem.arrays()
-
-    @partial(jax.jit, static_argnums=1)
-    def infer(logits, latent):
-        model = table_model(*logits, latent_annotations=latent, gate_trains_classifier=True)
-        return log_evidence(model)(*data), marginals(model)(*data)
-
-    (total, probs), (other, with_t) = infer((gate, beliefs), False), infer((gate, beliefs), True)
-    expected = [
-        enumerate_prob_l2d(g, b, said, y, 1e-3, b[-1])
-        for g, b, said, y in zip(problem.gate_probs, problem.belief_probs, problem.said, problem.y, strict=True)
-    ]
-    np.testing.assert_allclose(total, sum(e["log_evidence"] for e in expected), rtol=1e-9)
-    np.testing.assert_allclose(probs["z"][:, 0], [e["z"] for e in expected], rtol=1e-9, atol=TINY)
-    np.testing.assert_allclose(total, other, rtol=1e-9)
-    assert set(probs) == {"z"}
-    assert set(with_t) == {"z", "t"}
-    # The posterior of what experts would say is still there: the gradient of the log evidence by ln f.
-    found, latent = (jax.grad(lambda logits, t=t: infer(logits, t)[0])((gate, beliefs)) for t in (False, True))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=TINY), found, latent)
-    of_experts = np.stack([e["t"] for e in expected])[:, :-1] - problem.belief_probs[:, :-1]
-    np.testing.assert_allclose(found[1][:, :-1], of_experts, rtol=1e-8, atol=TINY)
-
-
 @pytest.mark.parametrize("y", [None, -1])
 def test_without_annotations_and_truth_the_evidence_is_one(float64, y):
     problem = random_l2d(0)

@@ -9,7 +9,7 @@ import jax
 import pytest
 from engine.random_checks import EXTRAS, Case, check_inference, check_mean_field
 from engine.random_programs import names
-from engine.random_strategies import chains, conjugate, dirichlets, programs
+from engine.random_strategies import chains, chosen, conjugate, crossed, dirichlets, programs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture.engine import ConjectureRunner
@@ -54,19 +54,27 @@ def various():
     return mock.patch.object(ConjectureRunner, "generate_mutations_from", return_value=None)
 
 
+def each(strategy, count):
+    """Decorate a check: call it with that many examples, the same ones every time."""
+
+    def decorated(check):
+        return settings(
+            max_examples=count,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        )(given(strategy)(check))
+
+    return decorated
+
+
 def examples(count):
     """Check that many programs: evidence, gradient, marginals and exact guide of each, and one thing more."""
     tally, made = Tally(), Counter()
 
-    @settings(
-        max_examples=count,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.one_of(programs(), programs(), programs(), chains()))
+    @each(st.one_of(programs(), programs(), programs(), chains()), count)
     def check(program):
         case, extra = Case(program), list(EXTRAS)[zlib.crc32(repr(program).encode()) % len(EXTRAS)]
         made["programs"] += 1
@@ -110,16 +118,39 @@ def of_dirichlets(count):
     """Check that many programs with Dirichlet sites."""
     tally = Tally()
 
-    @settings(
-        max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-    )
-    @given(dirichlets())
+    @each(dirichlets(), count)
     def check(program):
-        case = Case(program)
-        refused = tally.attempt(check_mean_field, case, {"conjugate" if conjugate(program) else "not conjugate"})
+        case, kind = Case(program), "conjugate" if conjugate(program) else "not conjugate"
+        refused = tally.attempt(check_mean_field, case, {"chosen" if chosen(program) else kind})
         assert conjugate(program) or not case.latent or refused, "not conjugate, and not refused"
 
     with various():
         check()
     tally.report()
     tally.assert_few_refused("conjugate")
+
+
+@pytest.mark.slow
+def test_sites_in_crossed_plates_are_right_by_mean_field_and_right_or_refused_by_exact_sums():
+    of_crossed_plates(8)
+
+
+@pytest.mark.exhaustive
+def test_many_sites_in_crossed_plates():
+    of_crossed_plates(60)
+
+
+def of_crossed_plates(count):
+    """Check that many programs of two plates that cross."""
+    tally = Tally()
+
+    @each(crossed(), count)
+    def check(program):
+        case = Case(program)
+        tally.attempt(check_inference, case, {"exact"})
+        tally.attempt(check_mean_field, case, {"mean field"})
+
+    with various():
+        check()
+    tally.report()
+    tally.assert_few_refused("mean field")

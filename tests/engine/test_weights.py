@@ -11,6 +11,7 @@ import optax
 import pytest
 from engine.running import bound, double, probs, traced
 from numpyro.handlers import scale
+from oracles.brute_force import BruteForce
 from programs import ENUMERATE
 from scipy import stats
 from scipy.special import logsumexp, softmax
@@ -121,3 +122,22 @@ def test_a_weight_of_a_parent_of_another_weight(float64):
     value = outer * logsumexp(np.log(PRIOR) + of_b / outer)
     np.testing.assert_allclose(log_evidence(program)(), value, rtol=1e-9)
     np.testing.assert_allclose(bound(program, exact(program)), value, rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_plate_of_one_element_lies_as_deep_as_a_longer_one(float64, size):
+    """Weights differ, so that the order of the guide matters: sites outside the plate come first."""
+
+    def model():
+        with numpyro.plate("item", size), scale(scale=4.0):
+            s = numpyro.sample("s", dist.Categorical(double(PRIOR)))
+        with scale(scale=0.5):
+            shared = numpyro.sample("shared", dist.Categorical(double(PRIOR[::-1])))
+        with numpyro.plate("item", size):
+            numpyro.sample("x", dist.Normal(3.0 * s - shared, 1.0), obs=X[:size])
+
+    oracle = BruteForce(model)
+    np.testing.assert_allclose(log_evidence(model)(), oracle.evidence, rtol=1e-9)
+    np.testing.assert_allclose(bound(model, exact(model)), oracle.evidence, rtol=1e-9)
+    for name, expected in marginals(model)().items():
+        np.testing.assert_allclose(expected, oracle.marginal(name), rtol=1e-9)

@@ -11,7 +11,8 @@ from numpyro.contrib.module import nnx_module
 from numpyro.handlers import seed, substitute, trace
 
 from pl2d_ppl import MLP, ConvNet, Ensemble
-from pl2d_ppl.networks import apply_network, evaluation, instantiate
+from pl2d_ppl.networks import evaluation, instantiate
+from pl2d_ppl.primitives import network as apply_network
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 IMAGES = np.random.default_rng(1).standard_normal((6, 8, 8, 2)).astype(np.float32)

@@ -3,7 +3,8 @@
 It knows nothing of the engine. No handler of enumeration is used: values are put into the program one assignment at a
 time, and the log density is read off its trace. Program runs are in float64, and sums are NumPy's.
 
-A Dirichlet over two components is integrated by Gauss and Legendre's rule, as if it had as many values as nodes.
+A Dirichlet over two or three components is integrated by Gauss and Legendre's rule, as if it had as many values as
+nodes.
 """
 
 import math
@@ -18,7 +19,7 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.primitives import Messenger
 from scipy.special import logsumexp
 
-NODES = 20  # of Gauss and Legendre's rule: exact for polynomials up to degree 39
+NODES = {2: 20, 3: 8}  # of Gauss and Legendre's rule along an axis: exact for polynomials of degree 39, 15
 MOST_RUNS = 200_000  # of the program
 
 
@@ -198,7 +199,9 @@ class BruteForce:
             used = probabilities[probabilities > 0]
             entropy -= self._scale((latent, at)) * np.sum(used * np.log(used))
             weights = weights[..., None] * probabilities
-        return float(np.sum(np.where(weights > 0, weights * densities, 0))) + float(entropy)
+        with np.errstate(invalid="ignore"):  # what is impossible does not count where q has no weight
+            expected = np.where(weights > 0, weights * densities, 0)
+        return float(np.sum(expected)) + float(entropy)
 
 
 def _double(tree):
@@ -237,18 +240,29 @@ def _describe(site):
     scale = jnp.broadcast_to(jnp.asarray(1.0 if site["scale"] is None else site["scale"], float), batch)
     if fn.has_enumerate_support and not fn.event_shape:
         support = jnp.asarray(fn.enumerate_support(expand=False)).reshape(-1)
-    elif fn.support is not dist.constraints.simplex or fn.event_shape != (2,):
-        raise NotImplementedError(f"site {site['name']}: neither discrete and finite nor a Dirichlet of two components")
-    return support, scale, (batch, len(site["cond_indep_stack"]))
+    elif fn.support is not dist.constraints.simplex or fn.event_shape[0] not in NODES:
+        raise NotImplementedError(
+            f"site {site['name']}: neither discrete and finite nor a Dirichlet of 2 or 3 components"
+        )
+    return support, scale, (batch, len(site["cond_indep_stack"]), *fn.event_shape)
 
 
-def _latent(name, support, scale, batch, depth):
+def _simplex(size):
+    """Points of a simplex, and the logarithms of their weights in an integral over it."""
+    points, weights = np.polynomial.legendre.leggauss(NODES[size])
+    points, weights = (points + 1) / 2, weights / 2
+    if size == 2:
+        return np.stack([points, 1 - points], -1), np.log(weights)
+    one, share = np.meshgrid(points, points, indexing="ij")  # the share of the second component in what is left
+    values = np.stack([one, (1 - one) * share, (1 - one) * (1 - share)], -1)
+    return values.reshape(-1, 3), np.log(np.outer(weights * (1 - points), weights)).reshape(-1)
+
+
+def _latent(name, support, scale, batch, depth, size=None):
     """What the oracle must know of a latent site."""
     if support is None:
-        points, weights = np.polynomial.legendre.leggauss(NODES)
-        points, weights = (points + 1) / 2, np.log(weights / 2)
-        values = np.stack([points, 1 - points], -1).reshape(NODES, *(1 for _ in batch), 2)
-        nodes = np.broadcast_to(values, (NODES, *batch, 2))
+        values, weights = _simplex(size)
+        nodes = np.broadcast_to(values.reshape(-1, *(1 for _ in batch), size), (len(values), *batch, size))
     else:
         values = np.asarray(support).astype(np.int64)
         nodes = np.broadcast_to(values.reshape(-1, *(1 for _ in batch)), (len(values), *batch))

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from cases.cluster_l2d import AI, BATCH, CATEGORIES, CLUSTERS, GUIDE, KEY, MODEL, OMEGA, PEOPLE, run
+from cases.cluster_l2d import AI, BATCH, CATEGORIES, CLUSTERS, GUIDE, KEY, MODEL, OMEGA, PEOPLE, program, run
 from cases.compilations import PROGRAMS, programs
 from programs import Table
 
@@ -120,4 +120,4 @@ def test_bad_labels(compiled, labels, message):
 def test_bad_networks(compiled, network, shape, message):
     good = {"gating": (12, 4), "classifier": (12, 3), "experts": (12, 4, 3)} | {network: shape}
     tables = {name: Frozen.of(Table(np.zeros(s, np.float32))) for name, s in good.items()}
-    refused(compiled, message, model=partial(cluster_l2d, membership=OMEGA, **tables))
+    refused(compiled, message, model=program(tables, membership=OMEGA))

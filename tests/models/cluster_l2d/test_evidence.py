@@ -19,6 +19,7 @@ from cases.cluster_l2d import (
     by_enumeration,
     inferred,
     posterior,
+    program,
     random_case,
     random_membership,
 )
@@ -29,9 +30,8 @@ from oracles.prob_l2d import label_channel
 from programs import Table, table
 from scipy.special import softmax
 
-from pl2d_ppl import EnumELBO, log_evidence, marginals
+from pl2d_ppl import EnumELBO, marginals
 from pl2d_ppl.guides.exact import exact
-from pl2d_ppl.models.cluster_l2d import cluster_l2d
 from pl2d_ppl.networks import Frozen
 
 ORDERS = (("w", "v"), ("v", "w"), ("w",))
@@ -73,21 +73,6 @@ def test_evidence_and_marginals_equal_enumeration(precision, modelled):
         assert ("t" in found) == modelled
         if modelled:
             close(found["t"], expected["t"])
-
-
-@pytest.mark.slow
-def test_annotations_summed_out_leave_evidence_and_posterior(float64):
-    for number, (kind, options) in enumerate(KINDS.items()):
-        case = random_case(40 + number, modelled=True, **options)
-        expected = by_enumeration(case, True)
-        model = partial(cluster_l2d, latent_annotations=False)
-        given = {"membership": jnp.asarray(case.membership), **case.networks(True), **case.data}
-        close = partial(np.testing.assert_allclose, rtol=1e-9, atol=TINY, err_msg=kind)
-        close(log_evidence(model)(**given), expected["log_evidence"].sum())
-        found = marginals(model)(**given)
-        assert set(found) == {"v", "w"}
-        close(found["v"][:, 0], expected["v"])
-        close(found["w"][:, 0], expected["w"])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +161,7 @@ def test_the_gate_prefers_the_better_cluster_though_it_annotated_less(float64):
 def test_everybody_may_be_asked_where_nothing_is_known(float64):
     case = random_case(3)
     for modelled in (True, False):
-        model = partial(cluster_l2d, **case.networks(modelled), membership=case.membership)
+        model = program(case.networks(modelled), membership=case.membership)
         found = jax.jit(marginals(model))(case.data["x"])
         gate, omega = softmax(np.float64(case.gate), -1), np.float64(case.membership)
         w = np.append(gate[:, :-1] @ (omega / omega.sum(1, keepdims=True)), gate[:, -1:], 1)
@@ -188,7 +173,7 @@ def test_everybody_may_be_asked_where_nothing_is_known(float64):
 def test_label_noise_and_size_of_the_data_set(float64):
     case = random_case(4)
     networks, membership, data = arguments(case, True)
-    model = partial(cluster_l2d, **networks, membership=membership, label_noise=0.3, num_items=3 * ITEMS)
+    model = program(networks, membership=membership, label_noise=0.3, num_items=3 * ITEMS)
     loss = jax.jit(lambda: EnumELBO().loss(KEY, {}, model, exact(model, ["w"]), **data))()
     np.testing.assert_allclose(-loss, 3 * by_enumeration(case, True, eps=0.3)["log_evidence"].sum(), rtol=1e-9)
 
@@ -197,7 +182,7 @@ def test_label_noise_and_size_of_the_data_set(float64):
 def gradient_of_all(logits, membership, data, through_gate):
     def loss(logits):
         networks = {name: Table(a) for name, a in logits.items()}
-        model = partial(cluster_l2d, **networks, membership=membership, gate_trains_classifier=through_gate)
+        model = program(networks, membership=membership, gate_trains_classifier=through_gate)
         params = {f"{name}$params": {"logits": a} for name, a in logits.items()}
         return -EnumELBO().loss(KEY, params, model, exact(model, ["w", "v"]), **data)
 
@@ -236,13 +221,9 @@ def test_plain_numpyro_fits_the_model(modelled):
     x = jnp.asarray(rng.standard_normal((ITEMS, 2)), np.float32)
     gating, classifier = nnx.Linear(2, CLUSTERS + 1, rngs=rngs), nnx.Linear(2, CATEGORIES, rngs=rngs)
     experts = nnx.LinearGeneral(2, (PEOPLE, CATEGORIES), rngs=rngs)
-    model = partial(
-        cluster_l2d,
-        membership=case.membership,
-        gating=gating,
-        classifier=Frozen.of(classifier),
-        experts=Frozen.of(experts) if modelled else None,
-    )
+    networks = {"gating": gating, "classifier": Frozen.of(classifier)}
+    networks |= {"experts": Frozen.of(experts)} if modelled else {}
+    model = program(networks, membership=case.membership)
     data = case.data | {"x": x}
     svi = SVI(model, nothing, optax.sgd(0.1), TraceEnum_ELBO(max_plate_nesting=2))
     state = jax.jit(lambda data: svi.init(KEY, **data))(data)
@@ -268,7 +249,7 @@ def large_step(num_people, num_items=64, num_clusters=8, num_categories=10):
     y = rng.integers(0, num_categories, num_items)
     case = Case(gate, beliefs, random_membership(rng, num_clusters, num_people), annotations, y)
     networks, membership, data = arguments(case, False)
-    model = partial(cluster_l2d, **networks | {"gating": Table(jnp.zeros_like(gate))}, membership=membership)
+    model = program(networks | {"gating": Table(jnp.zeros_like(gate))}, membership=membership)
     guide = exact(model, ["w", "v"])
 
     def elbo(gate):

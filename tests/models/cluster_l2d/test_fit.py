@@ -22,6 +22,7 @@ from cases.cluster_l2d import (
     Case,
     blobs,
     by_enumeration,
+    program,
     random_membership,
     run,
 )
@@ -30,7 +31,7 @@ from flax import nnx
 from programs import tree_allclose
 from scipy.special import softmax
 
-from pl2d_ppl import FitResult, to_datatree
+from pl2d_ppl import MLP, FitResult, to_datatree
 from pl2d_ppl.distributions.empirical import membership_draws
 from pl2d_ppl.engine.per_run import PerRun
 from pl2d_ppl.guides.exact import exact
@@ -106,7 +107,8 @@ def test_tree_has_the_marginals_of_enumeration(order):
     modelled = order == ("w",)  # where v and t are left to the tree, and else v is the guide's
     data = {name: a[:9] for name, a in blobs(modelled=modelled).items()}
     experts = nnx.LinearGeneral(CATEGORIES, (PEOPLE, CATEGORIES), rngs=nnx.Rngs(3))
-    model = partial(MODEL, experts=Frozen.of(experts) if modelled else None)
+    networks = {"gating": partial(MLP, CATEGORIES, (), CLUSTERS + 1)}
+    model = program(networks | ({"experts": Frozen.of(experts)} if modelled else {}))
     result = unfitted(model, exact(model, order), data, {"membership": OMEGA, "classifier": AI})
     tree = to_datatree(jax.random.key(1), result, data, num_samples=1000)
     beliefs = np.concatenate([experts(data["x"]), AI(jnp.asarray(data["x"]))[:, None]], 1)

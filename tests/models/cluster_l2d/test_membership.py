@@ -1,7 +1,5 @@
 """Draws of the membership, and the models that special memberships lead to."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +13,7 @@ from cases.cluster_l2d import (
     arguments,
     by_enumeration,
     posterior,
+    program,
     random_case,
     random_membership,
 )
@@ -27,7 +26,6 @@ from scipy.stats import chisquare
 from pl2d_ppl import EnumELBO, log_evidence, marginals
 from pl2d_ppl.distributions.empirical import membership_draws
 from pl2d_ppl.guides.exact import exact
-from pl2d_ppl.models.cluster_l2d import cluster_l2d
 
 NUM_DRAWS, NUM_KEYS = 3, 2000
 
@@ -36,7 +34,7 @@ NUM_DRAWS, NUM_KEYS = 3, 2000
 def by_draw(keys, gate, networks, draws, data):
     """ELBO of one step, and its gradient in the gate, with every key."""
     rest = {name: network for name, network in networks.items() if name != "gating"}
-    model = partial(cluster_l2d, gating=Table(jnp.zeros_like(gate)), **rest)
+    model = program({"gating": Table(jnp.zeros_like(gate)), **rest})
     guide = exact(model, ["w", "v"], continuous=membership_draws)
 
     def elbo(key, gate):
@@ -70,7 +68,7 @@ def test_every_step_has_one_of_the_draws(float64):
 
 def test_draws_need_their_guide():
     case = random_case(32)
-    model = partial(cluster_l2d, **case.networks(True), membership=np.stack([case.membership] * 2))
+    model = program(case.networks(True), membership=np.stack([case.membership] * 2))
     with pytest.raises(ValueError, match=r"'membership' ~ Empirical without a value.*(\n.*)*continuous="):
         jax.eval_shape(lambda data: seed(exact(model, ["w"]), KEY)(**data), case.data)
 
