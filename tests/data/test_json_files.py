@@ -95,7 +95,7 @@ def test_duplicates(tmp_path):
     truth = write(tmp_path / "truth.json", records(("a", 0), ("b", 1), ("a", 0)))
     ann = write(tmp_path / "ann.json", records(("a", 0), ("a", 1), ("b", 1), ("a", 1), ("b", 1)))
     with pytest.raises(
-        ValueError, match=r"ann.json: Expected one label of a person for an item, found several .such cases: 1"
+        ValueError, match=r"Expected one label of a person for an item, found several .such cases: 1.* of 'ann' for 'a'"
     ):
         read_json(truth, [ann])
     for rule, label in (("first", 0), ("last", 1), ("majority", 1)):

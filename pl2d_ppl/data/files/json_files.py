@@ -17,8 +17,9 @@ from pl2d_ppl.data.files.json_lists import Listed, load_list, parse_json
 from pl2d_ppl.data.npz import naming
 from pl2d_ppl.data.parts import Reading, taken_line
 from pl2d_ppl.data.tables.joining import check_overlap, join_features
-from pl2d_ppl.data.tables.names import in_order, number_labels, warn_of_spellings
-from pl2d_ppl.data.tables.repeats import Duplicates, every_item, once_per_item, place
+from pl2d_ppl.data.tables.names import Coded, in_order, number_labels, warn_of_spellings
+from pl2d_ppl.data.tables.records import LABEL, TRUTH, Choice, Records, collect
+from pl2d_ppl.data.tables.repeats import Duplicates, every_item
 
 __all__ = ["NAMES", "read_json", "read_json_folder", "read_json_folder_reported"]
 
@@ -287,41 +288,56 @@ def _part(
     subset: bool,
 ) -> Annotated:
     places = {} if truth is None else {name: i for i, name in enumerate(dict.fromkeys(truth.items))}
-    known, rows = dict(places), {}
-    for each in people.values():
+    known = dict(places)
+    columns: list[tuple[NDArray, NDArray, int, int]] = []  # items, labels, person and role of each file
+    if truth is not None:
+        columns.append((np.array([places[name] for name in truth.items], np.int32), labels[truth.path], -1, TRUTH))
+    for m, name in enumerate(who):
+        if name not in people:
+            continue
+        each = people[name]
         if truth is not None:
             check_overlap(each.path, each.items, truth.path, known)
-        rows[each.path] = np.array([places.setdefault(name, len(places)) for name in each.items], int)
+        rows = np.array([places.setdefault(item, len(places)) for item in each.items], np.int32)
+        columns.append((rows, labels[each.path], m, LABEL))
     items = list(places)
-    annotations = np.full((len(items), len(who)), -1, np.int32)
-    for m, name in enumerate(who):
-        if name in people:
-            path = people[name].path
-            given = labels[path] >= 0
-            at = rows[path][given]
-            told = {"items": items, "people": [name], "classes": classes}
-            with naming(str(path)):
-                annotations[:, m] = place(at, 0 * at, labels[path][given], options.duplicates, told).dense()[:, 0]
+    with naming(str(next(iter(labels)).parent)):
+        content = collect(
+            _records(items, who, classes, columns), Choice(classes=classes, people=who, duplicates=options.duplicates)
+        )
+    x = np.zeros((len(items), 0)) if options.features is None else join_features(Path(options.features), items)
     return Annotated(
-        np.zeros((len(items), 0)) if options.features is None else join_features(Path(options.features), items),
-        annotations=annotations,
+        x,
+        annotations=content["annotations"],
         items=text_array(items),
         classes=classes,
         annotators=who,
         subset=subset,
-        **_facts(truth, labels, places, classes),
+        y=content["y"],
+        **_facts(truth, places),
     )
 
 
-def _facts(
-    truth: Listed | None, labels: Mapping[Path, NDArray], places: Mapping[str, int], classes: Sequence[str]
-) -> dict[str, Any]:
-    """Return the truth of every item, and group and superclass if the records have them."""
+def _records(
+    items: list[str], who: Sequence[str], classes: Sequence[str], columns: Sequence[tuple[NDArray, NDArray, int, int]]
+) -> Records:
+    """Return what all files say as records; labels are numbers of categories."""
+    sizes = [len(rows) for rows, *_ in columns]
+    return Records(
+        Coded(np.concatenate([np.zeros(0, np.int32), *(rows for rows, *_ in columns)]), items),
+        Coded(np.repeat([m for _, _, m, _ in columns], sizes).astype(np.int32), list(who)),
+        Coded(np.concatenate([np.zeros(0, np.int32), *(said for _, said, _, _ in columns)]), list(classes)),
+        np.repeat([role for *_, role in columns], sizes).astype(np.int8),
+    )
+
+
+def _facts(truth: Listed | None, places: Mapping[str, int]) -> dict[str, Any]:
+    """Return group and superclass of every item, if the records of the truth have them."""
     if truth is None:
-        return {"y": np.full(len(places), -1, np.int32)}
+        return {}
     rows, items = np.array([places[name] for name in truth.items], int), list(places)
+    facts: dict[str, Any] = {}
     with naming(str(truth.path)):
-        facts = {"y": once_per_item("truth", rows, labels[truth.path], len(items), {"items": items, "values": classes})}
         for role in ("group", "coarse"):
             values = getattr(truth, role)
             if values is not None:
