@@ -20,7 +20,16 @@ from pl2d_ppl.data.parts import Reading, taken_line
 from pl2d_ppl.data.votes import vote_counts
 from pl2d_ppl.io import written_whole
 
-__all__ = ["naming", "open_npz", "read_npz", "read_npz_reported", "read_text", "stored_text", "write_npz"]
+__all__ = [
+    "naming",
+    "open_npz",
+    "read_npz",
+    "read_npz_reported",
+    "read_text",
+    "stored_text",
+    "unpacked_text",
+    "write_npz",
+]
 
 _PER_ITEM = ("x", "y", "annotations", "group", "coarse", "counts", "items", "abstained", "ai")
 # Labels come from many sources: a stray 2**31 must not create two thousand million class names.
@@ -281,7 +290,18 @@ def read_text(file: NpzFile, key: str) -> list[str]:
     """
     if key + BYTES not in file.files:
         return [str(name) for name in np.atleast_1d(file[key])]
-    text, ends = file[key + BYTES].tobytes(), [0, *file[key + ENDS].tolist()]
+    return unpacked_text(key, file[key + BYTES], file[key + ENDS])
+
+
+def unpacked_text(key: str, encoded: NDArray, ends_of: NDArray) -> list[str]:
+    """Return the text whose bytes and ends are given.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    text, ends = encoded.tobytes(), [0, *ends_of.tolist()]
     if ends != sorted(ends) or ends[-1] != len(text):
         raise ValueError(f"{key} is damaged")
     return [text[start:end].decode() for start, end in itertools.pairwise(ends)]

@@ -101,7 +101,7 @@ def test_duplicates(tmp_path):
     for rule, label in (("first", 0), ("last", 1), ("majority", 1)):
         assert read_json(truth, [ann], duplicates=rule).annotations[:, 0].tolist() == [label, 1]
     write(truth, records(("a", 0), ("a", 1)))
-    with pytest.raises(ValueError, match=r"truth.json: Expected the same truth .* found '0' and '1' for 'a'"):
+    with pytest.raises(ValueError, match=r"Expected the same truth .* found '0' and '1' for 'a'"):
         read_json(truth, [])
 
 

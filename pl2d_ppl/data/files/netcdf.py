@@ -9,7 +9,7 @@ import numpy as np
 from pl2d_ppl.checks.names import listed
 from pl2d_ppl.data.annotated import Annotated
 from pl2d_ppl.data.checks import text_array
-from pl2d_ppl.data.npz import naming
+from pl2d_ppl.data.npz import BYTES, ENDS, naming, stored_text, unpacked_text
 from pl2d_ppl.data.parts import Reading, taken_line
 from pl2d_ppl.data.tables.writing import check_parts
 from pl2d_ppl.io import written_whole
@@ -144,12 +144,31 @@ def write_netcdf(path: str | os.PathLike, data: Annotated, test: Annotated | Non
     """
     import xarray as xr
 
-    parts = [to_dataset(part) for part in check_parts(data, test)]
+    parts = [_packed(to_dataset(part)) for part in check_parts(data, test)]
     with written_whole(path) as scratch:
         if test is None:
             parts[0].to_netcdf(scratch, engine=ENGINE)
         else:
             xr.DataTree.from_dict(dict(zip((TRAIN, TEST), parts, strict=True))).to_netcdf(scratch, engine=ENGINE)
+
+
+def _packed(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Write long text as bytes: xarray would read it back as text of the width of the longest."""
+    for name in (ITEM, "group"):
+        if name in dataset and dataset[name].dtype.kind == "O":
+            text, ends = stored_text(name, dataset[name].to_numpy()).values()
+            dataset = dataset.drop_vars(name).assign({name + BYTES: (name + BYTES, text), name + ENDS: (ITEM, ends)})
+    return dataset
+
+
+def _unpacked(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Undo :func:`_packed`."""
+    for name in (ITEM, "group"):
+        if name + BYTES in dataset:
+            text, ends = (dataset[name + ending].to_numpy() for ending in (BYTES, ENDS))
+            values = np.array([*unpacked_text(name, text, ends), None], object)[:-1]
+            dataset = dataset.drop_vars([name + BYTES, name + ENDS]).assign_coords({name: (ITEM, values)})
+    return dataset
 
 
 def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annotated, Annotated | None]:
@@ -202,6 +221,7 @@ def read_netcdf_reported(path: str | os.PathLike, *, subset: bool = False) -> Re
         with xr.open_datatree(path, engine=ENGINE) as tree:
             whole = {name: node.to_dataset().load() for name, node in tree.children.items() if name in (TRAIN, TEST)}
             train, test = whole.get(TRAIN, tree.to_dataset().load()), whole.get(TEST)
+        train, test = _unpacked(train), None if test is None else _unpacked(test)
     except FileNotFoundError as error:
         raise ValueError(f"Expected a file at {path}, found none. Check the name and the folder.") from error
     except Exception as error:  # whatever a damaged file raises
