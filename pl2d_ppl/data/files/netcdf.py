@@ -1,5 +1,6 @@
 """Annotated data as labelled arrays of xarray, for ArviZ, and in netCDF files."""
 
+import mmap
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ import numpy as np
 from pl2d_ppl.checks.names import listed
 from pl2d_ppl.data.annotated import Annotated
 from pl2d_ppl.data.checks import text_array
+from pl2d_ppl.data.files.heaps import check_heaps
 from pl2d_ppl.data.npz import BYTES, ENDS, naming, stored_text, unpacked_text
 from pl2d_ppl.data.parts import Reading, taken_line
 from pl2d_ppl.data.tables.writing import check_parts
@@ -198,8 +200,8 @@ def _read_attributes(path: Path) -> None:
     """Read all attributes: h5netcdf prints an exception that is ignored if it cannot read one while it opens a file."""
     import h5py
 
-    with path.open("rb"):
-        pass
+    with path.open("rb") as stored, mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        check_heaps(content)
     with h5py.File(path) as file:
         dict(file.attrs)
         file.visititems(lambda _, thing: dict(thing.attrs) and None)
