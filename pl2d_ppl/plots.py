@@ -8,7 +8,16 @@ import numpy as np
 
 from pl2d_ppl.io import written_whole
 
-__all__ = ["MOST_CELLS", "MOST_NAMES", "new_axes", "plot_heatmap", "plot_missing", "plot_perplexity", "save_figure"]
+__all__ = [
+    "MOST_CELLS",
+    "MOST_NAMES",
+    "new_axes",
+    "plot_agreement",
+    "plot_heatmap",
+    "plot_missing",
+    "plot_perplexity",
+    "save_figure",
+]
 
 MOST_NAMES = 30  # beside a legible picture
 MOST_CELLS = 200  # with their values
@@ -196,6 +205,50 @@ def plot_reliability(curves: Mapping[str, Any], *, ax: Any = None) -> Any:
         ax.errorbar(curve.predicted, curve.happened, np.maximum(spread, 0), label=f"{name} ({number})", **style)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted probability", ylabel="how often it happened")
     ax.legend(fontsize="small")
+    return ax
+
+
+def plot_agreement(pairs: Any, people: Sequence[str], *, ax: Any = None) -> Any:
+    """Draw Cohen's kappa of every pair of people; of many people, those with the most items in common.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        From :func:`~pl2d_ppl.data.agreement.cohen_kappas`.
+    people : sequence of str, length M
+        Names.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The plot; pairs without items in common are blank.
+    """
+    shared = np.zeros(len(people), int)
+    for side in (pairs.first, pairs.second):
+        np.add.at(shared, side, pairs.items)
+    shown = np.sort(np.argsort(-shared, kind="stable")[:MOST_NAMES])
+    place = np.full(len(people), -1)
+    place[shown] = np.arange(len(shown))
+    table = np.full((len(shown), len(shown)), np.nan)
+    first, second = place[pairs.first], place[pairs.second]
+    kept = (first >= 0) & (second >= 0)
+    table[first[kept], second[kept]] = table[second[kept], first[kept]] = pairs.kappa[kept]
+    side = min(12.0, 2.4 + 0.4 * len(shown))
+    ax = new_axes(ax, side + 0.8, side)
+    image = ax.imshow(table, vmin=-1.0, vmax=1.0, cmap="RdBu")
+    names = [people[m] for m in shown]
+    ax.set_xticks(range(len(shown)), names, rotation=45, ha="right")
+    ax.set_yticks(range(len(shown)), names)
+    if table.size <= MOST_CELLS:
+        for (a, b), kappa in np.ndenumerate(table):
+            if np.isfinite(kappa):
+                colour = "white" if abs(kappa) > 0.6 else "black"
+                ax.text(b, a, f"{kappa:.2f}", ha="center", va="center", fontsize="x-small", color=colour)
+    more = f", {len(shown)} of {len(people):,} people" if len(shown) < len(people) else ""
+    ax.set_title(f"Cohen's kappa{more}", fontsize="medium")
+    ax.figure.colorbar(image, ax=ax)
     return ax
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.cli.options import Seed, VoteModelName, integers, reports_errors
-from pl2d_ppl.cli.reading import read_with_features
+from pl2d_ppl.cli.reading import ReadingOptions, read_with_features, takes_reading_options
 from pl2d_ppl.clusters.fit import CLUSTER_SCHEDULE, ClusterRun, VoteModel, fit_clusters, held_out
 from pl2d_ppl.clusters.perplexity import (
     choose_num_clusters,
@@ -20,7 +21,7 @@ from pl2d_ppl.clusters.perplexity import (
     perplexity,
     relative_perplexity_change,
 )
-from pl2d_ppl.data import Annotated
+from pl2d_ppl.data import Annotated, vote_counts
 from pl2d_ppl.data.splits import mean_and_scale
 from pl2d_ppl.experiments.reports import versions, write_json
 from pl2d_ppl.inference.arviz import to_datatree
@@ -35,6 +36,7 @@ KEPT_ITEMS = 200  # held-out items whose posterior is written to disk
 
 
 @reports_errors
+@takes_reading_options
 def clusters(
     votes: Option[
         Path,
@@ -43,6 +45,7 @@ def clusters(
             "annotations, annotators. Or a table with x_0, x_1, ... and votes_NAME for each category; or .nc."
         ),
     ],
+    reading: ReadingOptions,
     k: Option[str, typer.Option(help="Numbers of clusters, with commas.")] = "1,2,3,4,5",
     vote_model: Option[VoteModelName, typer.Option(help="Urn: nobody votes twice. LDA: paper B.")] = VoteModelName.urn,
     people: Option[int, typer.Option(help="People behind the votes, for the urn; 0: the most votes on an item.")] = 0,
@@ -71,7 +74,7 @@ def clusters(
         test_share=test_share,
         concentration=concentration,
     )
-    typer.echo(run_clusters(votes, out, options))
+    typer.echo(run_clusters(votes, out, options, reading))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +93,21 @@ class ClusterOptions:
     concentration: float
 
 
-def run_clusters(path: Path, out: Path, options: ClusterOptions) -> str:
+def run_clusters(path: Path, out: Path, options: ClusterOptions, reading: ReadingOptions | None = None) -> str:
     """Run ``pl2d clusters``."""
     if len(options.num_clusters) < 2 or sorted(set(options.num_clusters)) != options.num_clusters:
         raise ValueError(f"Expected two or more increasing numbers of clusters, found {options.num_clusters}.")
     if not 0 < options.test_share < 1:
         raise ValueError(f"Expected a share of held-out items between 0 and 1, found {options.test_share}.")
-    votes, _ = read_with_features(path)
+    votes, _ = read_with_features(path, reading)
     counts = votes.counts
-    if counts is None:
+    if counts is None and votes.num_experts:
+        warn(
+            f"Expected anonymous votes in {path}, found annotations of {votes.num_experts} people: they are counted as "
+            "votes, and the same people are placed among the clusters."
+        )
+        counts = vote_counts(votes.annotations, votes.num_categories)
+    if counts is None or not counts.any():
         raise ValueError(f"Expected anonymous votes in {path}, found none. Add votes (N, L) or counts (N, C).")
     check_writable(out / "clusters.json")
     split_key, fit_key, member_key, draw_key = jax.random.split(jax.random.key(options.seed), 4)

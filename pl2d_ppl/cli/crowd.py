@@ -10,7 +10,7 @@ import pandas as pd
 import typer
 
 from pl2d_ppl.cli.options import Data, Seed, integers, reports_errors
-from pl2d_ppl.cli.reading import read_with_features
+from pl2d_ppl.cli.reading import ReadingOptions, read_with_features, takes_reading_options
 from pl2d_ppl.data import Annotated, standardise
 from pl2d_ppl.experiments.reports import versions, write_json
 from pl2d_ppl.io import check_writable, written_whole
@@ -23,8 +23,10 @@ LISTED = 10  # people and items that are printed
 
 
 @reports_errors
+@takes_reading_options
 def crowd(
     data: Data,
+    reading: ReadingOptions,
     hidden: Option[str, typer.Option(help="Widths of the classifier's hidden layers, with commas; or none.")] = "",
     steps: Option[int, typer.Option(help="Steps of Adam, on all items at once.", min=1)] = CROWD_SCHEDULE.steps,
     again: Option[int, typer.Option(help="Number of items to list for a second look.", min=0)] = 100,
@@ -35,7 +37,7 @@ def crowd(
 
     The truth may be unknown of all items. Where it is known it counts as gold.
     """
-    typer.echo(run_crowd(data, out, CrowdOptions(tuple(integers(hidden)), steps, again, seed)))
+    typer.echo(run_crowd(data, out, CrowdOptions(tuple(integers(hidden)), steps, again, seed), reading))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +50,9 @@ class CrowdOptions:
     seed: int
 
 
-def run_crowd(path: Path, out: Path, options: CrowdOptions) -> str:
+def run_crowd(path: Path, out: Path, options: CrowdOptions, reading: ReadingOptions | None = None) -> str:
     """Run ``pl2d crowd``."""
-    data, _ = read_with_features(path, subset=True)
+    data, _ = read_with_features(path, reading, subset=True)
     check_writable(out / "crowd.json")
     scaled = standardise(data)[0] if data.x.ndim == 2 else data
     schedule = CROWD_SCHEDULE.replace(steps=options.steps)
@@ -99,7 +101,7 @@ def _truth(found: Crowd, data: Annotated) -> pd.DataFrame:
 
 
 def _names(data: Annotated) -> np.ndarray:
-    return np.arange(data.num_items).astype(str) if data.items is None else np.asarray(data.items).astype(str)
+    return np.arange(data.num_items).astype(str) if data.items is None else data.items
 
 
 def _people(found: Crowd, data: Annotated) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 from tqdm.auto import tqdm
 
 from pl2d_ppl.cli.options import Data, Guide, Seed, Steps, floats, reports_errors
-from pl2d_ppl.cli.reading import read_with_features
+from pl2d_ppl.cli.reading import ReadingOptions, read_with_features, takes_reading_options
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.data.files.formats import digest
 from pl2d_ppl.experiments.methods import GuideName
@@ -39,8 +39,10 @@ class Method(StrEnum):
 
 
 @reports_errors
+@takes_reading_options
 def curve(
     data: Data,
+    reading: ReadingOptions,
     method: Option[Method, typer.Option(help="Probabilistic L2D, or a baseline.")] = Method.prob_l2d,
     guide: Option[Guide, typer.Option(help="Posterior of who decides and of what is missing: prob-l2d.")] = Guide.exact,
     missing: Option[float, typer.Option(help="Share of the training annotations to drop.", min=0.0, max=1.0)] = 0.0,
@@ -71,7 +73,7 @@ def curve(
         test_share=test_group_share,
         num_simulated=experts,
     )
-    typer.echo(run_curve(data, out, options))
+    typer.echo(run_curve(data, out, options, reading))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +93,11 @@ class CurveOptions:
     num_simulated: int
 
 
-def run_curve(path: Path, out: Path, options: CurveOptions) -> str:
+def run_curve(path: Path, out: Path, options: CurveOptions, reading: ReadingOptions | None = None) -> str:
     """Run ``pl2d curve``."""
     if not options.coverages:
         raise ValueError("Expected at least one coverage, found none. Pass --coverages 0,.5,1.")
-    train, test = read_with_features(path)
+    train, test = read_with_features(path, reading)
     check_writable(out / "report.json")
 
     def prepare(key: jax.Array, seed: int) -> tuple[Annotated, Annotated]:

@@ -3,10 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
-from functools import wraps
-from inspect import Parameter, Signature, signature
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated as Option
 from typing import Any
@@ -14,190 +11,93 @@ from typing import Any
 import numpy as np
 import typer
 
-from pl2d_ppl.cli.options import names, reports_errors
-from pl2d_ppl.data import Annotated, read_data, write_data
+from pl2d_ppl.cli.agreement import agreement_lines, agreement_values
+from pl2d_ppl.cli.options import reports_errors
+from pl2d_ppl.cli.reading import ReadingOptions, TableLayout, takes_reading_options
+from pl2d_ppl.data import Annotated, write_data
+from pl2d_ppl.data.agreement import agreement
 from pl2d_ppl.io import check_writable
-from pl2d_ppl.plots import save_figure
+from pl2d_ppl.plots import plot_agreement, save_figure
 
 __all__ = ["data_app"]
 
 
-class TableLayout(StrEnum):
-    """What a row of a table holds."""
-
-    long = "long"
-    wide = "wide"
-    counts = "counts"
-
-
-class DuplicateRule(StrEnum):
-    """Which label counts if a person gave an item several."""
-
-    error = "error"
-    first = "first"
-    last = "last"
-    majority = "majority"
-
-
-FORMATS = ".npz, .nc, a table (.csv, .tsv, .parquet) or a folder of JSON files"
-Source = Option[Path, typer.Argument(help=f"What to read: {FORMATS}.")]
-Classes = Option[str, typer.Option(help="Names of all categories, comma-separated, if the file lacks them.")]
-Columns = Option[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        metavar="ROLE=NAME",
-        help="Which column is the item, annotator, label, truth, group, coarse or split, such as label=diagnosis; "
-        "ROLE= if there is none. As often as needed.",
-    ),
-]
-People = Option[str, typer.Option(help="Names of the people to read, comma-separated; by default everybody.")]
-Truth = Option[Path | None, typer.Option(help="A table of items and their truth.")]
-Features = Option[
-    Path | None,
-    typer.Option(help="Features by item: a .npz with items and x, a table, or a folder of images."),
-]
-Missing = Option[str, typer.Option(help="More labels that mean no annotation, with commas.")]
-Encoding = Option[str | None, typer.Option(help="Encoding of a CSV file, such as latin-1; by default UTF-8.")]
-Variant = Option[str | None, typer.Option(help="Ending of JSON annotations, such as 0.5: label_NAME_train_0.5.json.")]
-Layout = Option[
-    TableLayout | None,
-    typer.Option(help="A row is an annotation, an item with people, or an item with numbers of votes."),
-]
-Duplicates = Option[
-    DuplicateRule | None,
-    typer.Option(help="Which label counts if a person gave an item several; by default it is an error."),
-]
+FORMATS = (
+    ".npz, .nc, a table (.csv, .tsv, .parquet, .xlsx), JSON or an archive of an annotation tool, or a folder of JSON "
+    "files"
+)
+Source = Option[Path, typer.Argument(help=f"What to read: {FORMATS}; also compressed, .gz or .zst.")]
 
 data_app = typer.Typer(help="Look at files of annotations, and convert them.", no_args_is_help=True)
 
 
-def _reading_options(
-    layout: Layout = None,
-    column: Columns = None,
-    classes: Classes = "",
-    people: People = "",
-    truth: Truth = None,
-    features: Features = None,
-    duplicates: Duplicates = None,
-    missing: Missing = "",
-    encoding: Encoding = None,
-    variant: Variant = None,
-) -> dict[str, Any]:
-    return {
-        "layout": layout,
-        "columns": column or (),
-        "classes": names(classes),
-        "people": names(people),
-        "truth": truth,
-        "features": features,
-        "duplicates": duplicates,
-        "missing": names(missing),
-        "encoding": encoding,
-        "variant": variant,
-    }
-
-
-def _takes_reading_options(command: Callable) -> Callable:
-    """Replace a command's parameter `reading` by the options of reading."""
-    own = [p for p in signature(command).parameters.values() if p.name != "reading"]
-    shared = signature(_reading_options).parameters
-
-    @wraps(command)
-    def wrapped(**given: Any) -> None:
-        reading = _reading_options(**{name: given.pop(name) for name in shared})
-        command(**given, reading=reading)
-
-    parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in (*own, *shared.values())]
-    wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapped
-
-
 @data_app.command()
 @reports_errors
-@_takes_reading_options
+@takes_reading_options
 def describe(
     data: Source,
-    reading: dict[str, Any],
+    reading: ReadingOptions,
     plot: Option[Path | None, typer.Option(help="A picture of who annotated what, .png, .pdf or .svg.")] = None,
+    plot_agreement: Option[Path | None, typer.Option(help="A picture of Cohen's kappa by pair of people.")] = None,
     as_json: Option[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Summarise how much and how well people annotated, and how far they agree."""
-    typer.echo(run_describe(data, ReadingOptions(**reading), plot=plot, as_json=as_json))
+    typer.echo(run_describe(data, reading, plot=plot, agreement_plot=plot_agreement, as_json=as_json))
 
 
 @data_app.command()
 @reports_errors
-@_takes_reading_options
+@takes_reading_options
 def convert(
     data: Source,
     out: Option[Path, typer.Argument(help="File to write; its ending sets the format. JSON: a folder without ending.")],
-    reading: dict[str, Any],
+    reading: ReadingOptions,
     to_layout: Option[TableLayout | None, typer.Option(help="Layout of a table that is written.")] = None,
     features_out: Option[
         Path | None, typer.Option(help="A .npz for the features, where a table or JSON files are written.")
     ] = None,
 ) -> None:
     """Write a file of annotations in another format, and join truth and features to it."""
-    options = ReadingOptions(**reading)
-    typer.echo(run_convert(data, out, options, to_layout=to_layout, features_out=features_out))
+    typer.echo(run_convert(data, out, reading, to_layout=to_layout, features_out=features_out))
 
 
 MOST_NAMES = 20
 FIGURES = (".png", ".pdf", ".svg")
 
 
-@dataclasses.dataclass(frozen=True)
-class ReadingOptions:
-    """Options of reading; see the help of ``pl2d data``. None or empty means not requested."""
-
-    layout: str | None = None
-    columns: Sequence[str] = ()
-    classes: Sequence[str] = ()
-    people: Sequence[str] = ()
-    truth: Path | None = None
-    features: Path | None = None
-    duplicates: str | None = None
-    missing: Sequence[str] = ()
-    encoding: str | None = None
-    variant: str | None = None
-
-    def read(self, path: Path) -> tuple[Annotated, Annotated | None]:
-        """Read a file or folder; all truth may be unknown."""
-        asked = {name: value for name, value in vars(self).items() if value}
-        if self.columns:
-            asked["columns"] = _columns(self.columns)
-        return read_data(path, subset=True, **asked)
-
-
-def _columns(pairs: Sequence[str]) -> dict[str, str | None]:
-    """Parse ROLE=NAME into columns by role; an empty name means no such column."""
-    wrong = [pair for pair in pairs if "=" not in pair]
-    if wrong:
-        raise ValueError(f"Expected --column ROLE=NAME, such as --column label=diagnosis, found {wrong[0]!r}.")
-    return {role.strip(): name or None for role, _, name in (pair.partition("=") for pair in pairs)}
-
-
-def run_describe(path: Path, options: ReadingOptions, *, plot: Path | None, as_json: bool) -> str:
+def run_describe(
+    path: Path, options: ReadingOptions, *, plot: Path | None, as_json: bool, agreement_plot: Path | None = None
+) -> str:
     """Run ``pl2d data describe``."""
-    if plot is not None:
-        if plot.suffix.lower() not in FIGURES:
-            raise ValueError(f"Expected a picture, {', '.join(FIGURES)}, found {plot}. Rename it.")
-        check_writable(plot)
-    train, test = options.read(path)
+    pictures = [picture for picture in (plot, agreement_plot) if picture is not None]
+    for picture in pictures:
+        if picture.suffix.lower() not in FIGURES:
+            raise ValueError(f"Expected a picture, {', '.join(FIGURES)}, found {picture}. Rename it.")
+        check_writable(picture)
+    train, test, taken = options.read(path)
     parts = {"train": train} if test is None else {"train": train, "test": test}
+    found = {name: agreement(part.long, part.num_categories) for name, part in parts.items()}
+    if pictures and train.num_experts == 0:
+        raise ValueError(
+            f"Expected annotations to plot in {path}, found none of identified people. Leave pictures out."
+        )
     if plot is not None:
-        if train.num_experts == 0:
-            raise ValueError(
-                f"Expected annotations to plot in {path}, found none of identified people. Leave --plot out."
-            )
         save_figure(train.plot_missing().figure, plot)
+    if agreement_plot is not None:
+        pairs = found["train"].pairs
+        if pairs is None:
+            raise ValueError(f"Expected fewer annotations of one item in {path} to compare people, found too many.")
+        save_figure(plot_agreement(pairs, train.annotators).figure, agreement_plot)
     if as_json:
-        return json.dumps({name: _described(part) for name, part in parts.items()}, indent=1, ensure_ascii=False)
-    lines = [f"{name + ' part: ' if test else ''}{part.summary()}" for name, part in parts.items()]
-    written = [] if plot is None else [f"Written: {plot}"]
-    return "\n".join([_about(train), *lines, *written])
+        told: dict[str, Any] = {"taken": taken}
+        told |= {name: _described(part) | agreement_values(part, found[name]) for name, part in parts.items()}
+        return json.dumps(told, indent=1, ensure_ascii=False)
+    lines = []
+    for name, part in parts.items():
+        lines.append(f"{name + ' part: ' if test else ''}{part.summary()}")
+        lines += agreement_lines(part, found[name])
+    written = [f"Written: {', '.join(map(str, pictures))}"] if pictures else []
+    return "\n".join([taken, _about(train), *lines, *written])
 
 
 def _about(data: Annotated) -> str:
@@ -235,9 +135,9 @@ def run_convert(
     asked = {name: value for name, value in asked.items() if value is not None}
     if out.resolve() == path.resolve():
         raise ValueError(f"Expected another file to write than the one that is read, found {out} twice.")
-    train, test = options.read(path)
+    train, test, taken = options.read(path)
     if out.suffix.lower() in (".npz", ".nc"):  # these hold features, which must therefore be read
         train, test = train.read(), None if test is None else test.read()
     write_data(out, train, test, **asked)
     parts = [str(part.summary()).splitlines()[0] for part in (train, test) if part is not None]
-    return "\n".join([_about(train), *parts, f"Written: {out}" + (f", {features_out}" if features_out else "")])
+    return "\n".join([taken, _about(train), *parts, f"Written: {out}" + (f", {features_out}" if features_out else "")])

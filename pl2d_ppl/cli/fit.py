@@ -7,12 +7,14 @@ from typing import Annotated as Option
 from typing import Any
 
 import jax
+import numpy as np
 import typer
 
 from pl2d_ppl.checks.bounds import check_bounds
 from pl2d_ppl.cli.options import Data, Guide, Seed, floats, reports_errors
-from pl2d_ppl.cli.reading import read_with_features
+from pl2d_ppl.cli.reading import ReadingOptions, read_with_features, takes_reading_options
 from pl2d_ppl.data import Annotated, standardise
+from pl2d_ppl.data.npz import stored_text
 from pl2d_ppl.data.splits import mean_and_scale
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.engine.workload import workload
@@ -28,8 +30,10 @@ HIDDEN = (128, 128)
 
 
 @reports_errors
+@takes_reading_options
 def fit(
     data: Data,
+    reading: ReadingOptions,
     out: Option[Path, typer.Option(help="Folder for the fit.")],
     lower: Option[str, typer.Option(help="Least shares, experts in order, then the AI, with commas.")] = "",
     upper: Option[str, typer.Option(help="Largest shares, in the same order.")] = "",
@@ -40,7 +44,7 @@ def fit(
 ) -> None:
     """Train on all items of a file, within bounds on everybody's share, and save the fit."""
     options = FitOptions(floats(lower), floats(upper), epochs, guide.value, batch_size, seed)
-    typer.echo(run_fit(data, out, options))
+    typer.echo(run_fit(data, out, options, reading))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +59,11 @@ class FitOptions:
     seed: int
 
 
-def run_fit(path: Path, out: Path, options: FitOptions) -> str:
+def run_fit(path: Path, out: Path, options: FitOptions, reading: ReadingOptions | None = None) -> str:
     """Run ``pl2d fit``."""
-    data, _ = read_with_features(path)
+    data, _ = read_with_features(path, reading)
     if data.num_experts == 0:
-        raise ValueError(f"Expected annotations in {path}, found none. Add the key annotations, (N, M), -1 missing.")
+        raise ValueError(f"Expected annotations in {path}, found none. Add columns of people, or the key annotations.")
     names = [*data.annotators, "AI"]
     lower, upper = _bounds(options, names)
     check_writable(out, marker="settings.json")
@@ -69,6 +73,7 @@ def run_fit(path: Path, out: Path, options: FitOptions) -> str:
     settings = {
         "annotators": list(data.annotators),
         "classes": list(data.classes),
+        "features": None if data.features is None else list(data.features),
         "num_items": data.num_items,
         "guide": options.guide,
         "lower": lower,
@@ -93,6 +98,8 @@ def run_fit(path: Path, out: Path, options: FitOptions) -> str:
     with written_whole(out, marker="settings.json") as folder:
         folder.mkdir()
         result.save(folder / "fit")
+        if data.items is not None:
+            np.savez_compressed(folder / "items.npz", allow_pickle=False, **stored_text("items", data.items))
         write_json(folder / "settings.json", {**settings, "policy": policy._asdict()})
     return f"Shares of the training items:\n{share_table(day.follow(policy))}\nWritten: {out}"
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.cli.options import Seed, VoteModelName, floats, integers, names, reports_errors
-from pl2d_ppl.cli.reading import read_with_features
+from pl2d_ppl.cli.reading import ReadingOptions, read_with_features, takes_reading_options
 from pl2d_ppl.clusters.fit import equal_sizes
 from pl2d_ppl.data import Annotated
 from pl2d_ppl.data.files.formats import digest
@@ -40,7 +40,9 @@ class Gate(StrEnum):
 
 
 @reports_errors
+@takes_reading_options
 def onboard(
+    reading: ReadingOptions,
     data: Option[
         Path | None,
         typer.Argument(
@@ -91,16 +93,21 @@ def onboard(
         cluster_steps=cluster_steps,
         ai_steps=ai_steps,
     )
-    typer.echo(run_onboard(data, out, integers(context), range(seed, seed + seeds), options))
+    typer.echo(run_onboard(data, out, integers(context), range(seed, seed + seeds), options, reading))
 
 
 def run_onboard(
-    path: Path | None, out: Path, contexts: Sequence[int], seeds: Sequence[int], options: OnboardingOptions
+    path: Path | None,
+    out: Path,
+    contexts: Sequence[int],
+    seeds: Sequence[int],
+    options: OnboardingOptions,
+    reading: ReadingOptions | None = None,
 ) -> str:
     """Run ``pl2d onboard``."""
     contexts = sorted(set(contexts))
     _check(contexts, options)
-    data, source = _read(path)
+    data, source = _read(path, reading)
     if options.gate_input == "features+confidence" and data.x.ndim != 2:
         raise ValueError(
             f"Expected features of shape (N, D) beside the AI's confidence, found images, {data.x.shape}. Pass --gate "
@@ -153,14 +160,14 @@ def _check_items(num_items: int, num_context: int, options: OnboardingOptions) -
         )
 
 
-def _read(path: Path | None) -> tuple[Annotated, dict[str, str]]:
+def _read(path: Path | None, reading: ReadingOptions | None) -> tuple[Annotated, dict[str, str]]:
     """Read items with truth from a file, or take those of the demo; also return their source."""
     if path is None:
         data = digits(jax.random.key(0))
         return data, {"data": "digits", "sha256": sha256(data.x.tobytes() + data.y.tobytes()).hexdigest()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # people without annotations do not matter here
-        data, test = read_with_features(path)
+        data, test = read_with_features(path, reading)
     unused = {
         f"annotations of {data.num_experts} people": data.num_experts,
         "groups, since items are split at random": data.group is not None,

@@ -12,14 +12,17 @@ from typing import Any
 
 import typer
 
+from pl2d_ppl.checks.advice import in_shell
+
 __all__ = ["Data", "Guide", "Seed", "Steps", "VoteModelName", "floats", "integers", "names", "reports_errors"]
 
 Data = Option[
     Path,
     typer.Argument(
         help="Items with features, truth and annotations. A .npz, or .nc, holds x, y, annotations (-1 where missing); "
-        "optionally group, x_test, y_test. A table (.csv, .tsv, .parquet) has truth, a column a person, and x_0, x_1, "
-        "...; what comes without features, `pl2d data convert` joins to them."
+        "optionally group, x_test, y_test. A table (.csv, .tsv, .parquet, .xlsx) has truth, a column a person, and "
+        "x_0, x_1, ...; what lacks features or truth, such as the export of an annotation tool, gets them "
+        "from other files."
     ),
 ]
 Steps = Option[int, typer.Option(help="Steps of SGD, rounded to whole epochs.", min=1)]
@@ -50,7 +53,8 @@ def reports_errors(command: Callable) -> Callable:
         for noisy in ("absl", "orbax", "jax"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         try:
-            command(*args, **kwargs)
+            with in_shell():
+                command(*args, **kwargs)
         except (ValueError, ArithmeticError) as error:
             typer.secho(f"pl2d: {error}", fg="red", err=True)
             raise typer.Exit(2) from error

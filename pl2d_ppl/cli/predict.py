@@ -1,7 +1,7 @@
 """``pl2d predict``: decide who answers new items, by a fit on disk."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated as Option
 from typing import Any
@@ -14,6 +14,7 @@ from pl2d_ppl.cli.fit import programs_of, share_table
 from pl2d_ppl.cli.options import reports_errors
 from pl2d_ppl.cli.reading import read_inputs
 from pl2d_ppl.data import Annotated
+from pl2d_ppl.data.npz import stored_text
 from pl2d_ppl.deferral.deferral import Deferral
 from pl2d_ppl.deferral.offsets import Policy
 from pl2d_ppl.inference.load import load
@@ -41,20 +42,27 @@ SETTINGS = {
 @reports_errors
 def predict(
     folder: Option[Path, typer.Argument(help="Folder that `pl2d fit` wrote.")],
-    data: Option[Path, typer.Argument(help="New items: a .npz with x, or a table with x_0, x_1, ...")],
+    data: Option[
+        Path, typer.Argument(help="New items: a .npz with x, or a table with the columns of features of the fit.")
+    ],
     out: Option[Path, typer.Option(help="A .npz for decision, gate, ai and belief probabilities.")],
+    column: Option[
+        list[str] | None,
+        typer.Option(metavar="ROLE=NAME", help="Which column is the item, such as item=file; item= if there is none."),
+    ] = None,
 ) -> None:
     """Decide who answers new items, within the bounds of the fit."""
-    typer.echo(run_predict(folder, data, out))
+    typer.echo(run_predict(folder, data, out, column or ()))
 
 
-def run_predict(folder: Path, path: Path, out: Path) -> str:
+def run_predict(folder: Path, path: Path, out: Path, columns: Sequence[str] = ()) -> str:
     """Run ``pl2d predict``."""
     if out.suffix.lower() != ".npz":
         raise ValueError(f"Expected an .npz file for --out, found {out}. Rename it.")
     settings = _read_settings(folder)
     check_writable(out)
-    x = read_inputs(path)
+    inputs = read_inputs(path, settings.get("features"), columns)
+    x = inputs.x
     mean, scale = np.asarray(settings["mean"]), np.asarray(settings["scale"])
     if mean.ndim and x.shape[1:] != mean.shape:
         raise ValueError(f"Expected x of shape (N, {mean.size}) in {path}, as in the fit, found {x.shape}.")
@@ -64,6 +72,7 @@ def run_predict(folder: Path, path: Path, out: Path) -> str:
     day = Deferral.of(*prediction, people=settings["annotators"]).follow(_policy(settings))
     belief = np.asarray(jax.nn.softmax(result.outputs(x)["belief_logits"][0], -1))
     with written_whole(out) as scratch, scratch.open("wb") as file:
+        arrays: dict[str, Any] = {} if inputs.items is None else stored_text("items", list(inputs.items))
         np.savez_compressed(
             file,
             decision=day.decision.astype(np.int32),
@@ -72,6 +81,7 @@ def run_predict(folder: Path, path: Path, out: Path) -> str:
             belief=belief,
             deciders=np.array([*settings["annotators"], "AI"]),
             classes=np.array(settings["classes"]),
+            **arrays,
         )
     return f"Shares:\n{share_table(day)}\nWritten: {out}"
 

@@ -1,13 +1,19 @@
 """Summary of a data set: how much and how well people annotated, and how far they agree."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+
+from pl2d_ppl.data.long import LongAnnotations
 
 __all__ = ["Summary", "summarise"]
 
 MOST_PATTERNS = 5
+MOST_PEOPLE = 20  # that a screen holds
+MOST_TOGETHER = 8  # people of one pattern
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Summary:
         without such items.
     votes : int
         Anonymous votes.
+    abstentions : int
+        Annotations that somebody was asked for and would not give.
     """
 
     items: int
@@ -51,6 +59,7 @@ class Summary:
     agreement: float
     majority_accuracy: float
     votes: int
+    abstentions: int = 0
 
     def __str__(self) -> str:
         """Return the table."""
@@ -60,29 +69,37 @@ class Summary:
         ]
         if not self.experts:
             return lines[0]
-        width = max(map(len, [*self.annotations, "person"])) + 2
+        shown = self._shown()
+        width = max(map(len, [*shown, "person"])) + 2
         lines.append(f"{'person':<{width}}{'annotations':>12}{'right':>9}")
-        lines += [
-            f"{name:<{width}}{number:>12,}{_share(self.accuracy[name]):>9}" for name, number in self.annotations.items()
-        ]
+        lines += [f"{name:<{width}}{self.annotations[name]:>12,}{_share(self.accuracy[name]):>9}" for name in shown]
+        if len(shown) < self.experts:
+            lines.append(f"and {self.experts - len(shown):,} more people, who annotated less")
         lines.append(
             f"missing {_share(self.missing_rate)}; pairs that agree {_share(self.agreement)}; plurality right "
-            f"{_share(self.majority_accuracy)}"
+            f"{_share(self.majority_accuracy)}" + (f"; abstentions: {self.abstentions:,}" if self.abstentions else "")
         )
-        lines.append("items by number of annotations: " + ", ".join(f"{n}: {k:,}" for n, k in self.per_item.items()))
-        shown = "; ".join(f"{', '.join(who) or 'nobody'}: {number:,}" for who, number in self.patterns.items())
-        return "\n".join([*lines, f"most frequent, who annotated together: {shown}"])
+        lines.append("items by number of annotations: " + _histogram(self.per_item))
+        together = "; ".join(f"{_together(who)}: {number:,}" for who, number in self.patterns.items())
+        return "\n".join([*lines, f"most frequent, who annotated together: {together}"])
+
+    def _shown(self) -> list[str]:
+        """Return everybody, or those who annotated most if they are many."""
+        people = list(self.annotations)
+        if len(people) <= MOST_PEOPLE:
+            return people
+        return sorted(people, key=lambda name: -self.annotations[name])[:MOST_PEOPLE]
 
 
 def summarise(
-    annotations: NDArray, y: NDArray, *, annotators: tuple[str, ...], num_categories: int, votes: int = 0
+    annotations: LongAnnotations, y: NDArray, *, annotators: tuple[str, ...], num_categories: int, votes: int = 0
 ) -> Summary:
-    """Summarise a data set.
+    """Summarise a data set; time and memory go with the annotations, not with items x people.
 
     Parameters
     ----------
-    annotations : array of int, shape (N, M)
-        Annotations of people, -1 where missing.
+    annotations : LongAnnotations
+        Annotations of M people on N items.
     y : array of int, shape (N,)
         Truth, -1 where unknown.
     annotators : tuple of str, length M
@@ -97,56 +114,86 @@ def summarise(
     Summary
         The summary.
     """
-    given = annotations >= 0
-    judged = given & (y >= 0)[:, None]
-    right = (judged & (annotations == y[:, None])).sum(0)
-    counts = _count(annotations, num_categories)
-    with np.errstate(invalid="ignore"):  # 0 / 0 gives the documented NaN
-        accuracy = right / judged.sum(0)
-        pairs = counts.sum(1)
-        agreement = (counts * (counts - 1)).sum() / np.float64((pairs * (pairs - 1)).sum())
-    numbers, items = np.unique(given.sum(1), return_counts=True)
+    said, (num_items, num_people) = annotations.said, annotations.shape
+    judged = y[said.items] >= 0
+    right = np.bincount(said.people[judged & (said.labels == y[said.items])], minlength=num_people)
+    numbers = np.bincount(said.people, minlength=num_people)
+    counts = _counts(said, num_categories)
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 gives the documented NaN
+        accuracy = right / np.bincount(said.people[judged], minlength=num_people)
+        pairs = np.bincount(said.items, minlength=num_items)
+        agreement = (counts.data * (counts.data - 1)).sum() / np.float64((pairs * (pairs - 1)).sum())
+    per_item, items = np.unique(pairs, return_counts=True)
+    cells = num_items * num_people
     return Summary(
-        given.shape[0],
-        given.shape[1],
+        num_items,
+        num_people,
         num_categories,
         int((y >= 0).sum()),
-        dict(zip(annotators, given.sum(0).tolist(), strict=True)),
-        float(1 - given.mean()) if given.size else float("nan"),
+        dict(zip(annotators, numbers.tolist(), strict=True)),
+        1 - len(said.labels) / cells if cells else float("nan"),
         dict(zip(annotators, accuracy.tolist(), strict=True)),
-        dict(zip(numbers.tolist(), items.tolist(), strict=True)),
-        _patterns(given, annotators),
+        dict(zip(per_item.tolist(), items.tolist(), strict=True)),
+        _patterns(said, annotators),
         float(agreement),
         _plurality(counts, y),
         votes,
+        len(annotations.labels) - len(said.labels),
     )
 
 
-def _count(annotations: NDArray, num_categories: int) -> NDArray:
+def _counts(said: LongAnnotations, num_categories: int) -> coo_array:
     """Number of experts who named each category, (N, C)."""
-    rows, columns = np.nonzero(annotations >= 0)
-    places = rows * num_categories + annotations[rows, columns]
-    size = len(annotations) * num_categories
-    return np.bincount(places, minlength=size).reshape(len(annotations), num_categories)
+    ones = np.ones(len(said.labels), int)
+    counts = coo_array((ones, (said.items, said.labels)), shape=(said.shape[0], num_categories))
+    counts.sum_duplicates()
+    return counts
 
 
-def _patterns(given: NDArray, names: tuple[str, ...]) -> dict[tuple[str, ...], int]:
-    rows, numbers = np.unique(np.packbits(given, axis=1), axis=0, return_counts=True)
-    order = np.argsort(-numbers, kind="stable")[:MOST_PATTERNS]
-    sets = np.unpackbits(rows[order], axis=1, count=given.shape[1]).astype(bool)
-    return {
-        tuple(name for name, is_in in zip(names, row, strict=True) if is_in): int(number)
-        for row, number in zip(sets, numbers[order], strict=True)
-    }
+def _patterns(said: LongAnnotations, names: tuple[str, ...]) -> dict[tuple[str, ...], int]:
+    """Count items by who annotated them: entries are sorted by item and person."""
+    starts = np.searchsorted(said.items, np.arange(said.shape[0] + 1))
+    people = said.people.astype(np.int32)
+    sets: dict[bytes, int] = {}
+    for first, last in itertools.pairwise(starts.tolist()):
+        who = people[first:last].tobytes()
+        sets[who] = sets.get(who, 0) + 1
+    most = sorted(sets, key=lambda who: (-sets[who], [-m for m in _columns(who)]))[:MOST_PATTERNS]
+    return {tuple(names[m] for m in _columns(who)): sets[who] for who in most}
 
 
-def _plurality(counts: NDArray, y: NDArray) -> float:
-    judged = counts.any(1) & (y >= 0)
+def _columns(who: bytes) -> list[int]:
+    return np.frombuffer(who, np.int32).tolist()
+
+
+def _plurality(counts: coo_array, y: NDArray) -> float:
+    """Share of items whose plurality is right; ties count in proportion."""
+    num_items = counts.shape[0]
+    most = np.zeros(num_items, int)
+    np.maximum.at(most, counts.row, counts.data)
+    judged = (most > 0) & (y >= 0)
     if not judged.any():
         return float("nan")
-    counts, y = counts[judged], y[judged]
-    best = counts == counts.max(1, keepdims=True)
-    return float(np.mean(best[np.arange(len(y)), y] / best.sum(1)))
+    best = counts.data == most[counts.row]
+    ties = np.bincount(counts.row[best], minlength=num_items)
+    right = np.bincount(counts.row[best & (counts.col == y[counts.row])], minlength=num_items)
+    return float((right[judged] / ties[judged]).mean())
+
+
+def _together(who: tuple[str, ...]) -> str:
+    more = f" and {len(who) - MOST_TOGETHER} more" if len(who) > MOST_TOGETHER else ""
+    return (", ".join(who[:MOST_TOGETHER]) or "nobody") + more
+
+
+def _histogram(per_item: dict[int, int]) -> str:
+    """Show numbers of items by their number of annotations; the middle in one if there are many."""
+    shown = list(per_item.items())
+    if len(shown) <= MOST_PEOPLE:
+        return ", ".join(f"{n}: {k:,}" for n, k in shown)
+    half = MOST_PEOPLE // 2
+    between = sum(k for _, k in shown[half:-half])
+    first, last = (", ".join(f"{n}: {k:,}" for n, k in part) for part in (shown[:half], shown[-half:]))
+    return f"{first}, {shown[half][0]} to {shown[-half - 1][0]}: {between:,}, {last}"
 
 
 def _share(value: float) -> str:

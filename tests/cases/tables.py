@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pl2d_ppl.data import (
     read_table,
 )
-from pl2d_ppl.data.tables.names import MISSING
+from pl2d_ppl.data.tables.missing_labels import BESIDE_NUMBERS, MISSING
 
 FIELDS = ("x", "y", "annotations", "group", "coarse", "counts", "items", "classes", "annotators")
 SLOW = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -37,4 +37,6 @@ LONG = ("item,annotator,label,truth", "a,ann,cat,cat", "a,bob,dog,cat", "b,ann,d
 letters = st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\",;\n\r\t'é’")
 
 
-names = st.text(letters, min_size=1, max_size=6).filter(lambda name: name.strip() and name.strip() not in MISSING)
+names = st.text(letters, min_size=1, max_size=6).filter(
+    lambda name: name.strip() and name.strip().casefold() not in MISSING | BESIDE_NUMBERS
+)

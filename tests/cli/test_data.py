@@ -55,6 +55,7 @@ def test_describe(folder):
     result = pl2d("data", "describe", folder / "long.csv")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
+        "long table: item = item, person = rater, label = label, truth = gold, missing = empty (1)",
         "categories: cat, dog; features: none",
         "3 items, 3 of known truth; 2 categories; 2 people",
         "person   annotations    right",
@@ -63,6 +64,8 @@ def test_describe(folder):
         "missing 50.0%; pairs that agree 0.0%; plurality right 75.0%",
         "items by number of annotations: 0: 1, 1: 1, 2: 1",
         "most frequent, who annotated together: nobody: 1; ann: 1; ann, bob: 1",
+        "beyond chance: Fleiss' kappa -1.000; Krippendorff's alpha 0.000 (nominal)",
+        "Cohen's kappa: 0.000 (ann and bob, 1 items)",
     ]
 
 
@@ -164,16 +167,19 @@ def test_convert_reads_images_for_formats_that_hold_them(tmp_path):
         (["describe", "long.csv", "--layout", "tall"], ["--layout", "tall"]),
         (
             ["describe", "long.csv", "--variant", "0.5"],
-            ["the options layout, columns", "for the format of long.csv, found variant"],
+            ["the options --layout, --column", "for the format of long.csv, found --variant"],
         ),
-        (["describe", "toy.npz", "--classes", "a,b"], ["the options (none) for the format of toy.npz, found classes"]),
+        (
+            ["describe", "toy.npz", "--classes", "a,b"],
+            ["the options (none) for the format of toy.npz, found --classes"],
+        ),
         (["describe", "long.csv", "--classes", "a,b"], ["'cat' 4, 'dog' 3. Correct them"]),
         (["convert", "long.csv", "long.csv"], ["another file to write than the one that is read"]),
         (["convert", "long.csv", "out.xlsx"], ["Expected .npz, .nc, a table", "out.xlsx"]),
         (["convert", "long.csv", "out.csv", "--to-layout", "counts"], ["votes only for layout"]),
         (
             ["convert", "long.csv", "out.npz", "--to-layout", "long"],
-            ["the options (none) for the format of out.npz, found layout"],
+            ["the options (none) for the format of out.npz, found --to-layout"],
         ),
         (["convert", "long.csv", "out.csv", "--features-out", "x.npz"], ["features in memory, found none"]),
     ],
@@ -198,7 +204,7 @@ def test_help():
         out = done(pl2d("data", command, "--help"))
         for option in ("--layout", "--column", "--classes", "--people", "--truth", "--features", "--duplicates"):
             assert option in out
-    assert "table (.csv, .tsv, .parquet)" in done(pl2d("curve", "--help"))
+    assert "table (.csv, .tsv, .parquet, .xlsx)" in done(pl2d("curve", "--help"))
 
 
 # --- the other commands ---
@@ -215,9 +221,9 @@ def test_a_table_is_fitted_and_predicted(folder, tmp_path):
 
 def test_inputs_of_predictions_need_no_labels(folder, tmp_path):
     (tmp_path / "new.csv").write_text("item,f,g\nu,1,0\nv,0,-1\n")
-    assert read_inputs(tmp_path / "new.csv").tolist() == [[1, 0], [0, -1]]
+    assert read_inputs(tmp_path / "new.csv").x.tolist() == [[1, 0], [0, -1]]
     for name in ("toy.npz", "toy.nc", "toy.csv", "toy.parquet"):
-        np.testing.assert_array_equal(read_inputs(folder / name), toy().x)
+        np.testing.assert_array_equal(read_inputs(folder / name).x, toy().x)
     (tmp_path / "new.csv").write_text("item,x_0\nu,1\nv,\n")
     with pytest.raises(ValueError, match=r"Expected finite inputs in .*, found NaN"):
         read_inputs(tmp_path / "new.csv")

@@ -45,7 +45,10 @@ def test_dtypes_and_sizes():
         ({"y": [0, 1, -2, 0]}, "in y, found -2 at item 2 "),
         ({"y": np.array([0, 1, 255, 0], np.uint8)}, "in y, found 255 at item 2 "),
         ({"y": [0, 1, 2**32, 0]}, "in y, found 4294967296 at item 2 "),
-        ({"y": [-1, -1, -1, -1]}, "truth of at least one item in y, found only -1"),
+        (
+            {"y": [-1, -1, -1, -1], "annotations": np.full((4, 2), -1)},
+            "truth of at least one item in y, or annotations, found only -1",
+        ),
         (
             {"annotations": np.zeros((4, 3), int)},
             r"annotations of shape \(4, 2\), .* for each of 'ann', 'bob', found \(4, 3\)",
@@ -138,6 +141,7 @@ def test_summary_by_hand():
         "agreement": 0.0,
         "majority_accuracy": 2.5 / 3,
         "votes": 0,
+        "abstentions": 0,
     }
     assert str(summary).splitlines() == [
         "4 items, 3 of known truth; 3 categories; 2 people",

@@ -39,3 +39,19 @@ def test_netcdf_that_is_none(tmp_path):
     data = dataclasses.replace(table(tmp_path, *LONG), x=np.zeros((3, 1)))
     write_netcdf(tmp_path / "d.nc", data)
     assert_same(read_netcdf(tmp_path / "d.nc")[0], data)
+
+
+@pytest.mark.parametrize("size", [0, 8, 2**63])
+def test_a_damaged_heap_of_text_is_refused_at_once(tmp_path, size):
+    """The HDF5 library would read it for ever."""
+    write_netcdf(tmp_path / "d.nc", table(tmp_path, *LONG))
+    content = bytearray((tmp_path / "d.nc").read_bytes())
+    start = content.index(b"GCOL")
+    place, index = start + 16, -1
+    while index:
+        index, length = (int.from_bytes(content[place + a : place + b], "little") for a, b in ((0, 2), (8, 16)))
+        place += 16 + (length + 7) // 8 * 8 if index else 0
+    content[place + 8 : place + 16] = size.to_bytes(8, "little")
+    (tmp_path / "d.nc").write_bytes(content)
+    with pytest.raises(ValueError, match=r"netCDF that can be read at .*d.nc, found: a damaged heap of text at byte"):
+        read_netcdf(tmp_path / "d.nc")

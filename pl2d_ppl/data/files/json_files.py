@@ -10,15 +10,18 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from pl2d_ppl.checks.names import distinct_names
+from pl2d_ppl.checks.names import distinct_names, listed
 from pl2d_ppl.data.annotated import Annotated
+from pl2d_ppl.data.checks import text_array
 from pl2d_ppl.data.files.json_lists import Listed, load_list, parse_json
 from pl2d_ppl.data.npz import naming
+from pl2d_ppl.data.parts import Reading, taken_line
 from pl2d_ppl.data.tables.joining import check_overlap, join_features
-from pl2d_ppl.data.tables.names import in_order, number_labels, warn_of_spellings
-from pl2d_ppl.data.tables.repeats import Duplicates, every_item, once_per_item, place
+from pl2d_ppl.data.tables.names import Coded, in_order, number_labels, warn_of_spellings
+from pl2d_ppl.data.tables.records import LABEL, TRUTH, Choice, Records, collect
+from pl2d_ppl.data.tables.repeats import Duplicates, every_item
 
-__all__ = ["NAMES", "read_json", "read_json_folder"]
+__all__ = ["NAMES", "read_json", "read_json_folder", "read_json_folder_reported"]
 
 NAMES = "names.json"
 _OF_PEOPLE = re.compile(r"label_(.+)_(train|test)(?:_(.+))?\.json", re.DOTALL)
@@ -130,6 +133,38 @@ def read_json_folder(
     ValueError
         If the folder holds no such files, or :func:`read_json` raises an error.
     """
+    return read_json_folder_reported(
+        folder,
+        variant=variant,
+        columns=columns,
+        classes=classes,
+        people=people,
+        features=features,
+        duplicates=duplicates,
+        missing=missing,
+        subset=subset,
+    )[:2]
+
+
+def read_json_folder_reported(
+    folder: str | os.PathLike,
+    *,
+    variant: str | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    classes: Iterable[str] | None = None,
+    people: Iterable[str] | None = None,
+    features: str | os.PathLike | None = None,
+    duplicates: Duplicates = "error",
+    missing: Iterable[str] = (),
+    subset: bool = False,
+) -> Reading:
+    """Read a folder of JSON files as :func:`read_json_folder` does, and say what was taken for what.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_json_folder`.
+    """
     folder = Path(folder)
     found = sorted(path.name for path in folder.glob("*.json"))
     noted = _noted(folder / NAMES) if NAMES in found else {}
@@ -152,7 +187,12 @@ def read_json_folder(
     ]
     named = noted.get("classes") if classes is None else classes
     data = _annotated(parts, who, _Options(named, features, duplicates, tuple(missing)), (subset, True))
-    return data[0], data[1] if len(data) > 1 else None
+    told = {
+        "item": "of each record",
+        "people": listed(who),
+        "truth": " and ".join(path.name for path in truths.values()),
+    }
+    return Reading(data[0], data[1] if len(data) > 1 else None, taken_line("JSON folder", told, {}))
 
 
 def _of_people(folder: Path, found: Sequence[str], variant: str | None) -> dict[str, dict[str, Path]]:
@@ -217,18 +257,19 @@ def _annotated(
     if not lists:
         raise ValueError("Expected a file of the truth or of a person, found none. Name some.")
     classes = None if options.classes is None else distinct_names("classes", options.classes)
-    for listed in lists:
-        if classes is not None and listed.width not in (0, len(classes)):
+    for each in lists:
+        if classes is not None and each.width not in (0, len(classes)):
             raise ValueError(
-                f"Expected lists of {len(classes)} numbers in {listed.path}, for {', '.join(classes)}, found "
-                f"{listed.width}. Correct classes."
+                f"Expected lists of {len(classes)} numbers in {each.path}, for {', '.join(classes)}, found "
+                f"{each.width}. Correct classes."
             )
     with naming(str(lists[0].path.parent)):
+        absent = (*options.missing, "-1")  # an index of a category is never negative
         columns, least = [listed.labels for listed in lists], max(2, *(listed.width for listed in lists))
         if classes is None or any(listed.has_names for listed in lists):
-            numbers, names = number_labels(columns, classes, options.missing, least=least)
+            numbers, names = number_labels(columns, classes, absent, least=least)
         else:  # positions among the classes, even if the classes have other numbers as names
-            numbers, _ = number_labels(columns, map(str, range(len(classes))), options.missing)
+            numbers, _ = number_labels(columns, map(str, range(len(classes))), absent)
             names = classes
     labels = {listed.path: number for listed, number in zip(lists, numbers, strict=True)}
     return [
@@ -247,41 +288,56 @@ def _part(
     subset: bool,
 ) -> Annotated:
     places = {} if truth is None else {name: i for i, name in enumerate(dict.fromkeys(truth.items))}
-    known, rows = dict(places), {}
-    for listed in people.values():
-        if truth is not None:
-            check_overlap(listed.path, listed.items, truth.path, known)
-        rows[listed.path] = np.array([places.setdefault(name, len(places)) for name in listed.items], int)
-    items = list(places)
-    annotations = np.full((len(items), len(who)), -1, np.int32)
+    known = dict(places)
+    columns: list[tuple[NDArray, NDArray, int, int]] = []  # items, labels, person and role of each file
+    if truth is not None:
+        columns.append((np.array([places[name] for name in truth.items], np.int32), labels[truth.path], -1, TRUTH))
     for m, name in enumerate(who):
-        if name in people:
-            path = people[name].path
-            given = labels[path] >= 0
-            at = rows[path][given]
-            told = {"items": items, "people": [name], "classes": classes}
-            with naming(str(path)):
-                annotations[:, m] = place(at, 0 * at, labels[path][given], options.duplicates, told)[:, 0]
+        if name not in people:
+            continue
+        each = people[name]
+        if truth is not None:
+            check_overlap(each.path, each.items, truth.path, known)
+        rows = np.array([places.setdefault(item, len(places)) for item in each.items], np.int32)
+        columns.append((rows, labels[each.path], m, LABEL))
+    items = list(places)
+    with naming(str(next(iter(labels)).parent)):
+        content = collect(
+            _records(items, who, classes, columns), Choice(classes=classes, people=who, duplicates=options.duplicates)
+        )
+    x = np.zeros((len(items), 0)) if options.features is None else join_features(Path(options.features), items)
     return Annotated(
-        np.zeros((len(items), 0)) if options.features is None else join_features(Path(options.features), items),
-        annotations=annotations,
-        items=np.array(items),
+        x,
+        annotations=content["annotations"],
+        items=text_array(items),
         classes=classes,
         annotators=who,
         subset=subset,
-        **_facts(truth, labels, places, classes),
+        y=content["y"],
+        **_facts(truth, places),
     )
 
 
-def _facts(
-    truth: Listed | None, labels: Mapping[Path, NDArray], places: Mapping[str, int], classes: Sequence[str]
-) -> dict[str, Any]:
-    """Return the truth of every item, and group and superclass if the records have them."""
+def _records(
+    items: list[str], who: Sequence[str], classes: Sequence[str], columns: Sequence[tuple[NDArray, NDArray, int, int]]
+) -> Records:
+    """Return what all files say as records; labels are numbers of categories."""
+    sizes = [len(rows) for rows, *_ in columns]
+    return Records(
+        Coded(np.concatenate([np.zeros(0, np.int32), *(rows for rows, *_ in columns)]), items),
+        Coded(np.repeat([m for _, _, m, _ in columns], sizes).astype(np.int32), list(who)),
+        Coded(np.concatenate([np.zeros(0, np.int32), *(said for _, said, _, _ in columns)]), list(classes)),
+        np.repeat([role for *_, role in columns], sizes).astype(np.int8),
+    )
+
+
+def _facts(truth: Listed | None, places: Mapping[str, int]) -> dict[str, Any]:
+    """Return group and superclass of every item, if the records of the truth have them."""
     if truth is None:
-        return {"y": np.full(len(places), -1, np.int32)}
+        return {}
     rows, items = np.array([places[name] for name in truth.items], int), list(places)
+    facts: dict[str, Any] = {}
     with naming(str(truth.path)):
-        facts = {"y": once_per_item("truth", rows, labels[truth.path], len(items), {"items": items, "values": classes})}
         for role in ("group", "coarse"):
             values = getattr(truth, role)
             if values is not None:

@@ -1,28 +1,35 @@
 """Annotated data as labelled arrays of xarray, for ArviZ, and in netCDF files."""
 
+import mmap
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pl2d_ppl.checks.names import listed
 from pl2d_ppl.data.annotated import Annotated
-from pl2d_ppl.data.npz import naming
+from pl2d_ppl.data.checks import text_array
+from pl2d_ppl.data.files.heaps import check_heaps
+from pl2d_ppl.data.npz import BYTES, ENDS, naming, stored_text, unpacked_text
+from pl2d_ppl.data.parts import Reading, taken_line
 from pl2d_ppl.data.tables.writing import check_parts
 from pl2d_ppl.io import written_whole
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["from_dataset", "read_netcdf", "to_dataset", "write_netcdf"]
+__all__ = ["from_dataset", "read_netcdf", "read_netcdf_reported", "to_dataset", "write_netcdf"]
 
-ITEM, EXPERT, CATEGORY = "item", "expert", "category"
+ITEM, EXPERT, CATEGORY, FEATURE = "item", "expert", "category", "feature_0"
 DIMS = {
     "y": (ITEM,),
     "annotations": (ITEM, EXPERT),
     "group": (ITEM,),
     "coarse": (ITEM,),
     "counts": (ITEM, CATEGORY),
+    "abstained": (ITEM, EXPERT),
+    "ai": (ITEM, CATEGORY),
 }
 TRAIN, TEST = "train", "test"  # groups, if both parts exist
 ENGINE: Any = "h5netcdf"
@@ -60,6 +67,8 @@ def to_dataset(data: Annotated) -> "xr.Dataset":
     }
     if data.items is not None:
         coords[ITEM] = data.items
+    if data.features is not None:
+        coords[FEATURE] = np.array(data.features, dtype=np.str_)
     return xr.Dataset(variables, coords)
 
 
@@ -105,10 +114,13 @@ def from_dataset(dataset: "xr.Dataset", *, subset: bool = False) -> Annotated:
     arrays.setdefault("annotations", np.zeros((num_items, 0), np.int32))
     experts = dataset[EXPERT].to_numpy() if EXPERT in dataset.coords else range(arrays["annotations"].shape[1])
     if "group" in arrays and arrays["group"].dtype.kind == "O":
-        arrays["group"] = arrays["group"].astype(np.str_)  # text comes back as objects
+        arrays["group"] = text_array(arrays["group"].tolist())  # text comes back as objects
+    if "abstained" in arrays:
+        arrays["abstained"] = arrays["abstained"].astype(bool)
     return Annotated(
         **arrays,
         items=dataset[ITEM].to_numpy() if ITEM in dataset.coords else None,
+        features=tuple(map(str, dataset[FEATURE].to_numpy())) if FEATURE in dataset.coords else None,
         classes=tuple(map(str, dataset[CATEGORY].to_numpy())),
         annotators=tuple(map(str, experts)),
         subset=subset,
@@ -134,12 +146,31 @@ def write_netcdf(path: str | os.PathLike, data: Annotated, test: Annotated | Non
     """
     import xarray as xr
 
-    parts = [to_dataset(part) for part in check_parts(data, test)]
+    parts = [_packed(to_dataset(part)) for part in check_parts(data, test)]
     with written_whole(path) as scratch:
         if test is None:
             parts[0].to_netcdf(scratch, engine=ENGINE)
         else:
             xr.DataTree.from_dict(dict(zip((TRAIN, TEST), parts, strict=True))).to_netcdf(scratch, engine=ENGINE)
+
+
+def _packed(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Write long text as bytes: xarray would read it back as text of the width of the longest."""
+    for name in (ITEM, "group"):
+        if name in dataset and dataset[name].dtype.kind == "O":
+            text, ends = stored_text(name, dataset[name].to_numpy()).values()
+            dataset = dataset.drop_vars(name).assign({name + BYTES: (name + BYTES, text), name + ENDS: (ITEM, ends)})
+    return dataset
+
+
+def _unpacked(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Undo :func:`_packed`."""
+    for name in (ITEM, "group"):
+        if name + BYTES in dataset:
+            text, ends = (dataset[name + ending].to_numpy() for ending in (BYTES, ENDS))
+            values = np.array([*unpacked_text(name, text, ends), None], object)[:-1]
+            dataset = dataset.drop_vars([name + BYTES, name + ENDS]).assign_coords({name: (ITEM, values)})
+    return dataset
 
 
 def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annotated, Annotated | None]:
@@ -162,15 +193,37 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
     ValueError
         If the file cannot be read, or :func:`from_dataset` raises an error.
     """
+    return read_netcdf_reported(path, subset=subset)[:2]
+
+
+def _read_attributes(path: Path) -> None:
+    """Read all attributes: h5netcdf prints an exception that is ignored if it cannot read one while it opens a file."""
+    import h5py
+
+    with path.open("rb") as stored, mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        check_heaps(content)
+    with h5py.File(path) as file:
+        dict(file.attrs)
+        file.visititems(lambda _, thing: dict(thing.attrs) and None)
+
+
+def read_netcdf_reported(path: str | os.PathLike, *, subset: bool = False) -> Reading:
+    """Read netCDF as :func:`read_netcdf` does, and say what was taken for what.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_netcdf`.
+    """
     import xarray as xr
 
     path = Path(path)
     try:
-        with path.open("rb"):
-            pass
+        _read_attributes(path)
         with xr.open_datatree(path, engine=ENGINE) as tree:
             whole = {name: node.to_dataset().load() for name, node in tree.children.items() if name in (TRAIN, TEST)}
             train, test = whole.get(TRAIN, tree.to_dataset().load()), whole.get(TEST)
+        train, test = _unpacked(train), None if test is None else _unpacked(test)
     except FileNotFoundError as error:
         raise ValueError(f"Expected a file at {path}, found none. Check the name and the folder.") from error
     except Exception as error:  # whatever a damaged file raises
@@ -179,4 +232,6 @@ def read_netcdf(path: str | os.PathLike, *, subset: bool = False) -> tuple[Annot
     with naming(str(path)):
         data = from_dataset(train, subset=subset)
     with naming(f"{path}, test part"):
-        return data, None if test is None else from_dataset(test, subset=True)
+        told = {"people": listed(data.annotators), "truth": "y"}
+        part = None if test is None else from_dataset(test, subset=True)
+        return Reading(data, part, taken_line("netCDF", told, {}))

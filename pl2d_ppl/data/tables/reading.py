@@ -2,22 +2,22 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pl2d_ppl.checks.names import distinct_names
+from pl2d_ppl.checks.names import distinct_names, listed
 from pl2d_ppl.data.annotated import Annotated
-from pl2d_ppl.data.source import take
-from pl2d_ppl.data.tables.columns import FEATURES, Layout, detect_layout, find_columns
+from pl2d_ppl.data.parts import Reading, in_parts, taken_line
+from pl2d_ppl.data.tables.column_names import FEATURES, OF_LONG
+from pl2d_ppl.data.tables.columns import Layout, detect_layout, find_columns
 from pl2d_ppl.data.tables.joining import read_item_labels
 from pl2d_ppl.data.tables.layouts import READERS, Request
+from pl2d_ppl.data.tables.records import Choice
 from pl2d_ppl.data.tables.repeats import Duplicates
-from pl2d_ppl.data.tables.table_files import naming_table, open_table
+from pl2d_ppl.data.tables.table_files import Dialect, TableFile, naming_table, open_table
 
-__all__ = ["read_table"]
+__all__ = ["read_open_table", "read_table"]
 
 
 def read_table(
@@ -32,11 +32,15 @@ def read_table(
     feature_prefix: str = FEATURES,
     duplicates: Duplicates = "error",
     missing: Iterable[str] = (),
+    abstained: Iterable[str] = (),
     encoding: str = "utf-8",
     delimiter: str | None = None,
+    names: Iterable[str] | None = None,
+    header: bool = False,
+    quotes: bool | None = None,
     subset: bool = False,
 ) -> tuple[Annotated, Annotated | None]:
-    """Read annotations from a CSV or Parquet file.
+    """Read annotations from a table: text, Parquet or Excel, compressed or not.
 
     Layouts, recognised by their columns:
 
@@ -49,13 +53,14 @@ def read_table(
     All layouts may have columns ``truth``, ``group``, ``coarse`` and ``split`` ("train" or "test"; test items become
     the second part), with the same value in all rows of an item. Wide and counts tables need no ``item``, and may have
     features in columns that begin with ``x_``. Column names ignore case, and common other names such as ``worker_id``
-    are recognised. Labels are names or integers; empty, "NA", "NaN", "null" and -1 mean missing. Items are in order of
+    are recognised; identifiers of labels and the index of pandas are neither. Labels are names or numbers; empty, "NA",
+    "NaN", "NULL" and the like mean missing, and so does -1, except on a scale such as -5..5. Items are in order of
     appearance, people in the order of `people`, or else sorted.
 
     Parameters
     ----------
     path : path-like
-        ``.csv``, ``.tsv`` or ``.txt`` in UTF-8, or ``.parquet``.
+        ``.csv``, ``.tsv`` or ``.txt`` in UTF-8, ``.parquet`` or ``.xlsx``.
     layout : {"long", "wide", "counts"}, optional
         By default the layout is found from the columns.
     columns : mapping of str to str or None, optional
@@ -74,15 +79,23 @@ def read_table(
         :func:`~pl2d_ppl.data.tables.joining.join_features`. Without features, x has shape (N, 0).
     feature_prefix : str
         Prefix of columns of features, in a wide or counts table.
-    duplicates : {"error", "first", "last", "majority"}
+    duplicates : {"error", "first", "last", "newest", "majority"}
         Which label counts if a person gave an item several; ties of the majority go to the first label. A repeated
-        label is not a conflict.
+        label is not a conflict. The newest is found by a column ``time``.
     missing : iterable of str
         More labels that mean "no annotation", such as "unsure".
+    abstained : iterable of str
+        Labels of somebody who was asked and would not say, such as "skip".
     encoding : str
-        Encoding of a CSV file, such as "latin-1".
+        Encoding of a table of text, such as "latin-1".
     delimiter : str, optional
-        Delimiter of a CSV file; by default the most frequent in its header: comma, semicolon or tab.
+        Delimiter of a table of text; by default the one that splits its rows alike.
+    names : iterable of str, optional
+        Names of the columns of a table of text without a header.
+    header : bool
+        Whether the first row is known to be a header, although it looks like the others.
+    quotes : bool, optional
+        Whether quotation marks enclose fields; by default they do, and one that is never closed is refused.
     subset : bool
         Whether this is a part of a data set, whose truth may be unknown.
 
@@ -103,9 +116,65 @@ def read_table(
     UserWarning
         If names of people, or of categories, differ only by case, blanks or Unicode form.
     """
+    given = Dialect(encoding, delimiter, None if names is None else distinct_names("names", names), quotes, header)
+    named = {name for name in (columns or {}).values() if name}
+    dialect = given if names is not None or not (named or people) else replace(given, header=header or bool(named))
     path = Path(path)
-    file = open_table(path, encoding, delimiter)
-    with naming_table(path):
+    return read_open_table(
+        open_table(path, dialect),
+        layout=layout,
+        columns=columns,
+        classes=classes,
+        people=people,
+        truth=truth,
+        features=features,
+        feature_prefix=feature_prefix,
+        duplicates=duplicates,
+        missing=missing,
+        abstained=abstained,
+        dialect=given,
+        subset=subset,
+    )[:2]
+
+
+def read_open_table(
+    file: TableFile,
+    *,
+    layout: Layout | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    classes: Iterable[str] | None = None,
+    people: Iterable[str] | None = None,
+    truth: str | os.PathLike | None = None,
+    features: str | os.PathLike | None = None,
+    feature_prefix: str = FEATURES,
+    duplicates: Duplicates = "error",
+    missing: Iterable[str] = (),
+    abstained: Iterable[str] = (),
+    dialect: Dialect = Dialect(),  # noqa: B008 - frozen
+    subset: bool = False,
+) -> Reading:
+    """Read annotations from a table that is open.
+
+    Parameters
+    ----------
+    file : TableFile
+        The table.
+    dialect : Dialect
+        How the table of the truth is written.
+    layout, columns, classes, people, truth, features, feature_prefix, duplicates, missing, abstained, subset
+        As for :func:`read_table`.
+
+    Returns
+    -------
+    Reading
+        The data, and what was taken for what.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_table`.
+    """
+    with naming_table(file.path):
         roles = find_columns(file.names, columns)
         named = None if classes is None else distinct_names("classes", classes)
         who = None if people is None else distinct_names("people", people)
@@ -113,37 +182,34 @@ def read_table(
         layout = layout or file.notes.get("layout") or detect_layout(file, roles, named or noted, who, feature_prefix)
         if layout not in READERS:
             raise ValueError(f'Expected layout "long", "wide" or "counts", found {layout!r}. Choose one.')
+    choice = Choice(
+        named or noted, who, tuple(missing), tuple(abstained), duplicates, tuple(file.notes.get("annotators", ()))
+    )
     request = Request(
         file=file,
         roles=roles,
-        classes=named or noted,
-        people=who,
-        truth=None if truth is None else read_item_labels(Path(truth), columns, encoding),
+        choice=choice,
+        truth=None if truth is None else read_item_labels(Path(truth), columns, replace(dialect, names=None)),
         truth_path=None if truth is None else Path(truth),
         features=None if features is None else Path(features),
         feature_prefix=feature_prefix,
-        duplicates=duplicates,
-        missing=tuple(missing),
+        columns=columns or {},
     )
-    with naming_table(path):
-        return _parts(*READERS[layout](request), subset=subset)
+    with naming_table(file.path):
+        content, is_test = READERS[layout](request)
+        taken = _taken(layout, request, content)
+        return Reading(*in_parts(content, is_test, subset=subset), taken)
 
 
-def _parts(content: dict[str, Any], is_test: NDArray | None, *, subset: bool) -> tuple[Annotated, Annotated | None]:
-    """Divide the items into a training and a test part."""
-    if not subset and content["counts"] is None and not (content["y"] >= 0).any():
-        raise ValueError(
-            "Expected the truth of at least one item in y, found none. Add a column truth, or name a table that has "
-            "it, truth=FILE (pl2d data convert --truth FILE)."
-        )
-    if is_test is None or not is_test.any():
-        return Annotated(**content, subset=subset), None
-    if is_test.all():
-        raise ValueError('Expected "train" in split for some items, found "test" for all. Correct it, or leave it out.')
-    whole = {name: content.pop(name) for name in ("classes", "annotators")}
-
-    def part(rows: NDArray) -> dict[str, Any]:
-        chosen = {n: v if v is None else take(v, np.flatnonzero(rows)) for n, v in content.items()}
-        return chosen | whole
-
-    return Annotated(**part(~is_test), subset=subset), Annotated(**part(is_test), subset=True)
+def _taken(layout: str, request: Request, content: Mapping[str, Any]) -> str:
+    roles = dict(request.roles)
+    told: dict[str, str | None] = {"item": roles.get("item")}
+    if layout == "long":
+        told |= {"person": roles.get("annotator"), "label": roles.get("label")}
+    elif layout == "counts":
+        told["votes"] = listed(content["classes"])
+    else:
+        told["people"] = listed(content["annotators"]) or None
+    told["truth"] = roles.get("truth") if request.truth is None else str(request.truth_path)
+    told |= {role: name for role, name in roles.items() if role not in (*OF_LONG, "truth", "time")}
+    return taken_line(f"{layout} table", told, content["missing"])

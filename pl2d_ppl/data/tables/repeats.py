@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pl2d_ppl.checks.advice import advice
+from pl2d_ppl.data.long import LongAnnotations
+
 __all__ = ["every_item", "once_per_item", "place"]
 
-Duplicates = Literal["error", "first", "last", "majority"]
-
-MOST_CELLS = 2**31  # of items x people; 8 GiB
+Duplicates = Literal["error", "first", "last", "newest", "majority"]
+RULES = ("error", "first", "last", "newest", "majority")
 
 
 def once_per_item(what: str, rows: NDArray, values: NDArray, num_items: int, told: Mapping[str, Any]) -> NDArray:
@@ -77,8 +79,9 @@ def place(
     labels: NDArray,
     duplicates: Duplicates,
     told: Mapping[str, Sequence[str]],
-) -> NDArray:
-    """Put labels into a matrix of items by people.
+    time: NDArray | None = None,
+) -> LongAnnotations:
+    """Collect annotations, one for each pair of item and person; time and memory go with their number.
 
     If a person repeats a label for an item, it is not a conflict, under any rule.
 
@@ -86,51 +89,72 @@ def place(
     ----------
     rows, columns, labels : array of int, shape (R,)
         Item, person and category of each annotation.
-    duplicates : {"error", "first", "last", "majority"}
-        Which category counts if a person gave several to one item. Ties of the majority go to the first category.
+    duplicates : {"error", "first", "last", "newest", "majority"}
+        Which category counts if a person gave several to one item. Ties of the majority go to the first category, ties
+        of the newest to the last row.
     told : mapping
         Names: ``items`` (N), ``people`` (M), ``classes``.
+    time : array of float, shape (R,), optional
+        When each annotation was made, for "newest".
 
     Returns
     -------
-    array of int32, shape (N, M)
-        Annotations, −1 where missing.
+    LongAnnotations
+        Of N items and M people.
 
     Raises
     ------
     ValueError
-        If a person gave an item several categories and the rule is "error", the rule is unknown, or the matrix would
-        not fit in memory.
+        If a person gave an item several categories and the rule is "error", the rule is unknown, or times are unknown.
     """
-    if duplicates not in ("error", "first", "last", "majority"):
+    if duplicates not in RULES:
         raise ValueError(
-            f'Expected duplicates "error", "first", "last" or "majority", found {duplicates!r}. Choose one.'
+            f'Expected duplicates "error", "first", "last", "newest" or "majority", found {duplicates!r}. Choose one.'
         )
     shape = (len(told["items"]), len(told["people"]))
-    if shape[0] * shape[1] > MOST_CELLS:
-        raise ValueError(
-            f"Expected at most {MOST_CELLS:,} pairs of item and person, found {shape[0]:,} x {shape[1]:,}. Check which "
-            f"columns hold items and people: {told['items'][0]!r} is an item here, and {told['people'][0]!r} a person."
-        )
-    cells = rows.astype(np.int64) * shape[1] + columns
-    result = np.full(shape[0] * shape[1], -1, np.int32)  # pandas' pivot takes 30 times as long
-    result[cells] = labels  # the last of several
-    wrong = np.flatnonzero(result[cells] != labels)
+    cells = rows.astype(np.int64) * max(shape[1], 1) + columns
+    if duplicates == "newest":
+        time = _known(time)
+        by_time = np.argsort(time, kind="stable")
+        rows, columns, labels, cells = rows[by_time], columns[by_time], labels[by_time], cells[by_time]
+    as_written = cells, labels
+    order = np.argsort(cells, kind="stable")
+    rows, columns, labels, cells = rows[order], columns[order], labels[order], cells[order]
+    starts = np.flatnonzero(np.append(True, cells[1:] != cells[:-1])[: len(cells)])
+    ends = np.append(starts[1:], len(cells))[: len(starts)] - 1
+    last = np.repeat(labels[ends], ends - starts + 1)
+    wrong = np.flatnonzero(labels != last)
     if len(wrong) and duplicates == "error":
-        first = wrong[0]
-        both = [told["classes"][v] for v in (labels[first], result[cells[first]])]
-        cases = len(np.unique(cells[wrong]))
-        raise ValueError(
-            f"Expected one label of a person for an item, found several (such cases: {cases:,}), "
-            f"such as {both[0]!r} and {both[1]!r} of {told['people'][columns[first]]!r} for "
-            f'{told["items"][rows[first]]!r}. Choose what counts: duplicates="first", "last" or "majority".'
-        )
-    if len(wrong) and duplicates == "first":
-        result[cells[::-1]] = labels[::-1]
+        first = wrong[np.argmin(order[wrong])]
+        raise ValueError(_conflict((labels[first], last[first]), columns[first], rows[first], cells[wrong], told))
+    chosen = labels[starts if duplicates in ("first", "majority") else ends]
     if len(wrong) and duplicates == "majority":
-        some = np.isin(cells, np.unique(cells[wrong]))
-        result[np.unique(cells[wrong])] = _majority(cells[some], labels[some])
-    return result.reshape(shape)
+        several = np.unique(cells[wrong])
+        some = np.isin(as_written[0], several)
+        chosen[np.isin(cells[starts], several)] = _majority(as_written[0][some], as_written[1][some])
+    return LongAnnotations(rows[starts], columns[starts], chosen, shape)
+
+
+def _known(time: NDArray | None) -> NDArray:
+    if time is None or np.isnan(time).any():
+        found = "none" if time is None else f"none in {int(np.isnan(time).sum()):,} rows"
+        which = advice('columns={"time": ...}', "--column time=...")
+        raise ValueError(
+            f"Expected the time of every annotation to find the newest, found {found}. Say which column it is: {which}."
+        )
+    return time
+
+
+def _conflict(labels: Sequence[int], column: int, row: int, cells: NDArray, told: Mapping[str, Sequence[str]]) -> str:
+    both = ["(would not say)" if label < 0 else told["classes"][label] for label in labels]
+    choose = advice(
+        'duplicates="first", "last", "newest" or "majority"', "--duplicates first, last, newest or majority"
+    )
+    return (
+        f"Expected one label of a person for an item, found several (such cases: {len(np.unique(cells)):,}), such as "
+        f"{both[0]!r} and {both[1]!r} of {told['people'][column]!r} for {told['items'][row]!r}. Choose what counts: "
+        f"{choose}."
+    )
 
 
 def _majority(cells: NDArray, labels: NDArray) -> NDArray:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 
 from pl2d_ppl.checks.warn import warn
 from pl2d_ppl.data.annotated import Annotated
-from pl2d_ppl.data.tables.columns import FEATURES, VOTES, Layout, is_taken
-from pl2d_ppl.data.tables.names import MISSING
+from pl2d_ppl.data.long import ABSTAINED
+from pl2d_ppl.data.npz import stored_text
+from pl2d_ppl.data.tables.column_names import FEATURES, VOTES, is_taken
+from pl2d_ppl.data.tables.columns import Layout
+from pl2d_ppl.data.tables.missing_labels import missing_among
 from pl2d_ppl.data.tables.table_files import NOTES
 from pl2d_ppl.io import check_writable, written_whole
 
@@ -72,7 +76,7 @@ def write_table(
     layout = layout or ("long" if not votes else "wide" if data.num_experts else "counts")
     check_writable(path)
     parts = check_parts(data, test)
-    check_names(data, missing=MISSING)
+    check_names(data, absent=_absent(data) if path.suffix.lower() != ".parquet" else ())
     _check_layout(layout, data)
     names = item_names(parts)
     columns = _of_items(parts, names)
@@ -84,11 +88,13 @@ def write_table(
         left_out = data.is_lazy or np.ndim(data.x) != 2
         if features is None and not left_out:
             x = np.concatenate([part.x for part in parts])
-            columns |= {f"{FEATURES}{d}": pa.array(x[:, d]) for d in range(x.shape[1])}
+            names_of_x = data.features or tuple(map(str, range(x.shape[1])))
+            columns |= {FEATURES + name.removeprefix(FEATURES): pa.array(x[:, d]) for d, name in enumerate(names_of_x)}
     if features is not None:
         write_features(features, data, test)
     elif left_out:
         warn(NO_FEATURES.format(path))
+    _warn_of_losses(path, parts, layout)
     notes = {"layout": layout, "classes": data.classes, "annotators": data.annotators}
     table = pa.table(columns).replace_schema_metadata({NOTES: json.dumps(notes)})
     with written_whole(path) as scratch:
@@ -145,21 +151,37 @@ def check_parts(data: Annotated, test: Annotated | None) -> list[Annotated]:
     return parts
 
 
-def check_names(data: Annotated, *, missing: tuple[str, ...] = ("",)) -> None:
+def check_names(data: Annotated, *, absent: Collection[str] = ()) -> None:
     """Refuse names that would be read as missing.
 
     Raises
     ------
     ValueError
-        If a category has a name in `missing`, or a person has an empty name.
+        If a category has a name in `absent` or without letters, or a person has an empty name.
     """
-    absent = [name for name in data.classes if name.strip() in missing]
+    wrong = [name for name in data.classes if not name.strip() or name in absent]
     empty = [name for name in data.annotators if not name.strip()]
-    if absent or empty:
+    if wrong or empty:
         raise ValueError(
-            f"Expected names that do not mean that something is missing, found {(absent + empty)[0]!r} in "
-            f"{'classes' if absent else 'annotators'}. Rename it."
+            f"Expected names that do not mean that something is missing, found {(wrong + empty)[0]!r} in "
+            f"{'classes' if wrong else 'annotators'}. Rename it."
         )
+
+
+def _absent(data: Annotated) -> Collection[str]:
+    """Names of categories that would be read as missing from a table that does not list its categories."""
+    try:
+        return missing_among(data.classes)
+    except ValueError:  # -1 might be
+        return ("-1",)
+
+
+def _warn_of_losses(path: Path, parts: list[Annotated], layout: str) -> None:
+    lost = ["the AI's probabilities"] if parts[0].ai is not None else []
+    if layout != "long" and any(part.long.abstentions is not None for part in parts):
+        lost.append("abstentions")
+    if lost:
+        warn(f"Expected a format that holds {' and '.join(lost)}, found {path}, which leaves them out. Write an .npz.")
 
 
 def _check_layout(layout: str, data: Annotated) -> None:
@@ -191,14 +213,12 @@ def item_names(parts: list[Annotated]) -> list[NDArray]:
         np.arange(start, start + part.num_items).astype(str) if part.items is None else part.items
         for part, start in zip(parts, starts, strict=False)
     ]
-    whole = np.concatenate(names)
-    distinct, counts = np.unique(whole, return_counts=True)
-    if len(distinct) < len(whole):
-        raise ValueError(
-            f"Expected parts that share no items, found {str(distinct[counts > 1][0])!r} in both. Write them to "
-            "separate files."
-        )
-    if not all(name.strip() for name in distinct.tolist()):
+    whole = [name for part in names for name in part.tolist()]
+    if len(set(whole)) < len(whole):
+        seen: set[str] = set()
+        again = next(name for name in whole if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"Expected parts that share no items, found {again!r} in both. Write them to separate files.")
+    if not all(name.strip() for name in whole):
         raise ValueError("Expected names in items that are not empty, found an empty one. Rename it.")
     return names
 
@@ -226,11 +246,12 @@ def _labels(numbers: NDArray, names: tuple[str, ...]) -> Any:
 
 def _long(parts: list[Annotated], of_items: dict[str, Any]) -> dict[str, Any]:
     """Return columns with one row per annotation; items and people without any get a row without label."""
-    annotations = np.concatenate([part.annotations for part in parts])
-    rows, people = np.nonzero(annotations >= 0)
-    labels = annotations[rows, people]
-    unannotated = np.flatnonzero((annotations < 0).all(1))
-    silent = np.flatnonzero((annotations < 0).all(0))
+    starts = np.cumsum([0, *(part.num_items for part in parts)])
+    longs = [part.long for part in parts]
+    rows = np.concatenate([long.items + start for long, start in zip(longs, starts, strict=False)])
+    people, labels = (np.concatenate([getattr(long, name) for long in longs]) for name in ("people", "labels"))
+    unannotated = np.flatnonzero(np.bincount(rows, minlength=starts[-1]) == 0)
+    silent = np.flatnonzero(np.bincount(people, minlength=parts[0].num_experts) == 0)
     rows = np.concatenate([rows, unannotated, np.zeros(len(silent), int)])
     people = np.concatenate([people, np.full(len(unannotated), -1), silent])
     labels = np.concatenate([labels, np.full(len(unannotated) + len(silent), -1)])
@@ -238,6 +259,8 @@ def _long(parts: list[Annotated], of_items: dict[str, Any]) -> dict[str, Any]:
     rows, people, labels = rows[order], people[order], labels[order]
     columns = {name: column.take(pa.array(rows)) for name, column in of_items.items()}
     said = {"annotator": _labels(people, parts[0].annotators), "label": _labels(labels, parts[0].classes)}
+    if (labels == ABSTAINED).any():
+        said["abstained"] = pa.array(labels == ABSTAINED)
     return {"item": columns.pop("item"), **said, **columns}
 
 
@@ -276,5 +299,8 @@ def write_features(path: str | os.PathLike, data: Annotated, test: Annotated | N
     if data.is_lazy or np.shape(data.x)[1:] == (0,):
         raise ValueError(f"Expected features in memory, found {'a lazy source' if data.is_lazy else 'none'}.")
     with written_whole(path) as scratch, scratch.open("wb") as file:
-        arrays = {"items": np.concatenate(item_names(parts)), "x": np.concatenate([part.x for part in parts])}
+        names = [name for part in item_names(parts) for name in part.tolist()]
+        arrays = {**stored_text("items", names), "x": np.concatenate([part.x for part in parts])}
+        if data.features is not None:
+            arrays["features"] = np.array(data.features)
         np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -148,11 +148,15 @@ def test_parts(tmp_path):
 def test_truth_of_another_table(tmp_path):
     (tmp_path / "truth.csv").write_text(text("file,label", "b,dog", "d,cat", "a,cat"))
     rows = ("item,annotator,label", "a,m,dog", "b,m,dog", "c,m,cat")
-    data = table(tmp_path, *rows, truth=tmp_path / "truth.csv")
+    with pytest.warns(
+        UserWarning, match=r"found 1 of 3 items of .*truth.csv that are none of .*, such as 'd': .* added"
+    ):
+        data = table(tmp_path, *rows, truth=tmp_path / "truth.csv")
     assert data.items.tolist() == ["a", "b", "c", "d"]  # d was annotated by nobody
     assert data.y.tolist() == [0, 1, -1, 0]
     assert data.annotations[:, 0].tolist() == [1, 1, 0, -1]
-    wide = table(tmp_path, "item,m", "a,dog", "b,dog", "c,cat", truth=tmp_path / "truth.csv")
+    with pytest.warns(UserWarning, match="found 1 of 3 items of .*, such as 'd': they are left out"):
+        wide = table(tmp_path, "item,m", "a,dog", "b,dog", "c,cat", truth=tmp_path / "truth.csv")
     assert wide.y.tolist() == [0, 1, -1]
     (tmp_path / "other.csv").write_text(text("item,truth", "a.png,dog"))
     with pytest.raises(ValueError, match=r"items of .*data.csv in .*other.csv, found none of them: 'a.png' .*'a'"):

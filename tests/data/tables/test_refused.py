@@ -60,7 +60,8 @@ from pl2d_ppl.data.tables.repeats import place
             "superclasses 0, 1, ... in coarse, found 'big'",
         ),
         (b"item,ann,bob\na,x,y\na,y,x\nb,x,x\n", r"one row for each item .* found several of 'a' \(1 rows too many\)"),
-        (b"item,text\na,x\n", "at least 2 categories"),
+        (b"item,ann\na,x\n", "at least 2 categories"),
+        (b"item,text\na,x\nb,y\n", "people as the columns of a wide table, found 'text', which names nobody"),
         (b"item,x_0\na,1\n", "a column for each person, or for the truth, found item, x_0"),
         (b"item,ann,x_0\na,u,1\nb,v,one\n", "numbers in column 'x_0' of .*bad.csv, a feature, found"),
         (b"item,votes_a,votes_b\na,1,2\nb,2,some\n", "numbers of votes in column 'votes_b', .* found 'some'"),
@@ -158,8 +159,9 @@ def test_paths(tmp_path, name):
 
 def test_too_many_people_for_memory():
     told = {"items": ["i"] * 70_000, "people": ["p"] * 70_000, "classes": ("a", "b")}
-    with pytest.raises(ValueError, match="at most 2,147,483,648 pairs of item and person, found 70,000 x 70,000"):
-        place(np.zeros(1, int), np.zeros(1, int), np.zeros(1, int), "error", told)
+    long = place(np.zeros(1, int), np.zeros(1, int), np.zeros(1, int), "error", told)
+    with pytest.raises(ValueError, match="at most 2,147,483,648 pairs of item and person in a matrix, found 70,000 x"):
+        long.dense()
 
 
 def test_too_many_categories():

@@ -18,7 +18,7 @@ from pl2d_ppl.data import (
     write_data,
     write_table,
 )
-from pl2d_ppl.data.tables.columns import is_taken
+from pl2d_ppl.data.tables.column_names import is_taken
 
 
 def form(name):

@@ -140,10 +140,9 @@ def test_a_folder_that_cannot_be(tmp_path, pictures):
     (folder / "e.PNG").write_bytes(b"\x89PNG")
     with pytest.raises(ValueError, match=r"found .*e\.PNG: "):
         load_tfds(folder_builder(tmp_path, folder))
-    with pytest.raises(ValueError, match="truth of at least one item in y, found"):
-        load_tfds(
-            folder_builder(tmp_path / "data", folder / "deep", "item,annotator,label\nb.png,Ann,1\nb.png,Bob,0\n")
-        )
+    (tmp_path / "data").mkdir(exist_ok=True)
+    builder = folder_builder(tmp_path / "data", folder / "deep", "item,annotator,label\nb.png,Ann,1\nb.png,Bob,0\n")
+    assert (load_tfds(builder)[0].y < 0).all()  # people's annotations are enough
 
 
 @pytest.mark.exhaustive
