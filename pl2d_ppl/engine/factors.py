@@ -143,20 +143,20 @@ class LatentSite(NamedTuple):
 def site_factor(site: dict, dimensions: Dimensions) -> Factor:
     """Convert a traced sample site to a factor."""
     core = unwrap(site["fn"])[0]
-    mask = _conjunction(site["masks"])
-    value = site["value"]
-    enumerated = "support" in site
-    if site["is_observed"] and mask is not None:
-        value = _feasible_where_masked(core, value, mask)
+    value, enumerated = site["value"], "support" in site
+    # What another site chooses is left out here: each element may be chosen.
+    others = _conjunction([m for m in site["masks"] if not isinstance(m, Choice)])
+    if site["is_observed"] and others is not None:
+        value = _feasible_where_masked(core, value, others)
     log_prob = _log_prob(core, value, site)
     names = _Names(site, dimensions)
     lp, scale = names.pack(log_prob), _scale(site, names)
-    if mask is None:
-        return Factor(site["name"], lp, None, scale, names.plates())
-    if (choice := _choice(site, names, lp)) is not None:
-        others = _conjunction([m for m in site["masks"] if not isinstance(m, Choice)])
+    if (choice := _choice(site, others, names, lp)) is not None:
         lp = lp if others is None else names.pack(jnp.where(others, log_prob, 0.0))
         return Factor(site["name"], lp, choice, scale, names.plates())
+    mask = _conjunction(site["masks"])
+    if mask is None:
+        return Factor(site["name"], lp, None, scale, names.plates())
     packed = names.pack(mask)
     plates = names.plates()
     if not enumerated and set(packed.dims) - set(lp.dims) - set(plates):
@@ -167,12 +167,12 @@ def site_factor(site: dict, dimensions: Dimensions) -> Factor:
     return Factor(site["name"], names.pack(jnp.where(mask, log_prob, off)), None, scale, plates)
 
 
-def _choice(site: dict, names: "_Names", lp: Named) -> OneHot | None:
+def _choice(site: dict, others: Any, names: "_Names", lp: Named) -> OneHot | None:
     """Return the mask of an observed site that leaves the element which another site chooses, if it is that simple."""
     choices = [m.mask for m in site["masks"] if isinstance(m, Choice)]
     if len(choices) != 1 or "support" in site:
         return None
-    mask, others = names.pack(choices[0]), _conjunction([m for m in site["masks"] if not isinstance(m, Choice)])
+    mask = names.pack(choices[0])
     plates = names.plates()
     chooser, within = ([d for d in mask.dims if (d in plates) == flag] for flag in (False, True))
     by_others = () if others is None else names.pack(others).dims

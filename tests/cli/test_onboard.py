@@ -215,7 +215,7 @@ def test_what_is_left_aside_of_a_file_is_told_once_and_a_broken_report_is_replac
         warnings.simplefilter("default")
         result = onboard(path, *TINY, "--seeds", 1, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("pl2d:") == 1
+    assert result.stderr.count("left aside") == 1
     told = plain(result.stderr)
     assert "left aside: annotations of 2 people; groups, since items are split at random; 7 items" in told
     assert read(tmp_path / "out")["seeds"] == [0]
