@@ -99,7 +99,7 @@ def run_clusters(path: Path, out: Path, options: ClusterOptions, reading: Readin
         raise ValueError(f"Expected two or more increasing numbers of clusters, found {options.num_clusters}.")
     if not 0 < options.test_share < 1:
         raise ValueError(f"Expected a share of held-out items between 0 and 1, found {options.test_share}.")
-    votes, _ = read_with_features(path, reading)
+    votes, _ = read_with_features(path, reading, subset=True)
     counts = votes.counts
     if counts is None and votes.num_experts:
         warn(

@@ -159,3 +159,16 @@ def test_an_export_is_fitted_and_predictions_carry_names(tmp_path):
         pl2d("predict", tmp_path / "fit", write(tmp_path / "o.csv", "item,a,b", "u,1,2"), "--out", tmp_path / "p.npz"),
         "size",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default:.*they are counted as votes")
+def test_clusters_of_annotations_need_no_truth(tmp_path):
+    rows = [f"i{n},{who},{(n + m // 2) % 2}" for n in range(24) for m, who in enumerate(("ann", "bo", "cy"))]
+    path = write(tmp_path / "long.csv", "item,annotator,label", *rows)
+    features = write(tmp_path / "x.csv", "item,size", *(f"i{n},{n % 2}" for n in range(24)))
+    options = ["--k", "1,2", "--steps", 2, "--seeds", 1, "--batch-size", 8, "--features", features]
+    result = pl2d("clusters", path, *options, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "annotations of 3 people: they are counted as votes" in plain(result.stderr)
+    assert json.loads((tmp_path / "out" / "clusters.json").read_text())["votes"] == 72
