@@ -165,8 +165,9 @@ def _far(program: Callable, args: tuple, kwargs: dict, params: dict, draw: Array
         values = jax.tree.map(lambda a: a, params)  # mutable state is changed in place
         return _Varied(substitute(program, data=values))
 
-    drawn = _Draw(varied(), draw)
-    alone = _alone(seed(drawn, SEED), args, kwargs)
+    # Both runs ask their seed for the same keys in the same order: networks that come after a latent site are equal.
+    drawn = _Draw(seed(varied(), SEED), draw)
+    alone = _alone(drawn, args, kwargs)
     if not drawn.positions:
         return _Found({}, {}, drawn.latents)
     try:

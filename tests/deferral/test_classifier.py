@@ -126,7 +126,7 @@ def test_truth_is_scored_where_it_is_known():
         model = partial(classification, classifier=network, num_items=num_items)
         found = log_density(seed(model, KEY), (), {"x": jnp.asarray(x), "y": jnp.asarray(y)}, {})[0]
         np.testing.assert_allclose(found, weight * logits[known, y[known]].sum(), rtol=1e-5)
-    nothing, tr = log_density(seed(model, KEY), (), {"x": jnp.asarray(x)}, {})
+    nothing, tr = log_density(seed(model, KEY), (), {"x": jnp.asarray(x), "y": jnp.full(6, -1)}, {})
     assert nothing == 0.0
     np.testing.assert_array_equal(tr["ai_logits"]["value"], network(jnp.asarray(x)))
 

@@ -12,8 +12,10 @@ import pytest
 from engine.positional_programs import LOCS, POSITIONAL, THREE, by_length, first_item, in_a_guide, of_the_guide
 from oracles.brute_force import BruteForce
 
-from pl2d_ppl import EnumELBO, fit, log_evidence, marginals
+from pl2d_ppl import MLP, EnumELBO, fit, log_evidence, marginals
 from pl2d_ppl.guides.exact import exact
+from pl2d_ppl.guides.normal import normal
+from pl2d_ppl.primitives import network
 
 KEY = jax.random.key(0)
 DATA = np.zeros(3, np.float32)
@@ -85,6 +87,22 @@ def test_draws_of_the_program_are_the_same_in_both_runs(traced):
         return log_evidence(model, params={"shift": 0.5})(data)
 
     assert jnp.isfinite((jax.jit(evidence) if traced else evidence)(jnp.linspace(0.0, 3.0, 9)))
+
+
+def test_networks_that_come_after_latent_sites_are_the_same_in_both_runs():
+    """One with a prior on its weights, then one whose weights are drawn from the seed."""
+
+    def model(x, y):
+        scores = network("scores", partial(MLP, 2, (), 3), x, prior=dist.Normal(0.0, 1.0))
+        with numpyro.plate("N", len(x)):
+            z = numpyro.sample("z", dist.Categorical(logits=scores))
+            shift = network("shift", partial(MLP, 2, (4,), 1), x)[:, 0]
+            numpyro.sample("y", dist.Normal(LOCS[z] + shift, 1.0), obs=y)
+
+    guide = exact(model, continuous=normal(model))
+    data = {"x": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32), "y": np.zeros(4, np.float32)}
+    result = fit(KEY, model, guide, data, optax.adam(0.1), epochs=1, batch_size=4, progress=False)
+    assert np.isfinite(result.history["loss"]).all()
 
 
 def test_a_program_that_is_right_is_asked_once():
