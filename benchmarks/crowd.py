@@ -89,7 +89,7 @@ def area(crowd: Crowd, train: Annotated, test: Annotated) -> dict[str, float]:
     if not ((test.annotations >= 0) & (test.y >= 0)[:, None]).any():
         return {}
     curve = evaluate_curve(PooledLearned(crowd.people), train.x, test, COVERAGES)
-    return {"area": curve["area_offset"]}
+    return {"area": curve["area_offset"] / 100}
 
 
 def aggregated(method: str, data: Annotated) -> np.ndarray:

@@ -28,16 +28,14 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
-from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI, TraceEnum_ELBO
 
 from pl2d_ppl import MLP, Deferral, Ensemble, fit, marginals, split, standardise, to_datatree, workload
 from pl2d_ppl.data.missing import drop_annotations
-from pl2d_ppl.distributions.answers import label_channel
 from pl2d_ppl.guides.exact import exact
 from pl2d_ppl.guides.mean_field import mean_field
 from pl2d_ppl.models.prob_l2d import prob_l2d
-from pl2d_ppl.networks import instantiate
+from pl2d_ppl.primitives import ENUMERATE, answers, items, network, observe, with_ai
 from pl2d_ppl.simulate import digits
 
 QUICK = bool(os.environ.get("PL2D_QUICK"))
@@ -115,29 +113,23 @@ tree["workload"].to_dataset()
 # ## Change the model
 # Suppose that one item in five is hard, and that everybody does worse on hard items. This adds a latent site and a
 # dependency to a copy of `models/prob_l2d.py`. Nothing else needs writing: guide, E-step, workload and training follow
-# from the new program.
+# from the new program. A prior on a network is as short, `network("gating", ..., prior=dist.Normal(0.0, 1.0))`: its
+# weights are then latent, and the guide needs `continuous=normal(model)`.
 
 
 # %%
 def hard_items_l2d(x, annotations=None, y=None):
     """Probabilistic L2D with hard items, on which all beliefs are flattened."""
-    gate_logits = numpyro.deterministic("gate_logits", nnx_module("gating", instantiate(networks["gating"]))(x))
-    ai_logits = numpyro.deterministic("ai_logits", nnx_module("classifier", instantiate(networks["classifier"]))(x))
-    expert_logits = nnx_module("experts", instantiate(networks["experts"]))(x)
-    beliefs = jnp.concatenate([expert_logits, jax.lax.stop_gradient(ai_logits)[:, None]], axis=1)
-    said = jnp.pad(annotations, ((0, 0), (0, 1)), constant_values=-1)
+    gate_logits = network("gating", networks["gating"], x, output="gate_logits")
+    ai_logits = network("classifier", networks["classifier"], x, output="ai_logits")
+    beliefs = with_ai(network("experts", networks["experts"], x), ai_logits)
 
-    with numpyro.plate("item", len(x), dim=-2):
-        hard = numpyro.sample("hard", dist.Bernoulli(0.2), infer={"enumerate": "parallel"})  # new
-        z = numpyro.sample("z", dist.Categorical(logits=gate_logits[:, None]), infer={"enumerate": "parallel"})
-        with numpyro.plate("expert", M + 1, dim=-1):
-            flattened = beliefs * jnp.where(hard == 1, 0.3, 1.0)[..., None]  # new
-            t = numpyro.sample("t", dist.Categorical(logits=flattened), infer={"enumerate": "parallel"})
-            with numpyro.handlers.mask(mask=said >= 0):
-                numpyro.sample("annotation", dist.Categorical(logits=label_channel(C, 1e-30)[t]), obs=said.clip(0))
-            with numpyro.handlers.mask(mask=z == jnp.arange(M + 1)):
-                numpyro.sample("y", dist.Categorical(logits=label_channel(C, 1e-3)[t]), obs=y[:, None])
-        numpyro.sample("y_ai", dist.Categorical(logits=ai_logits[:, None]), obs=y[:, None])
+    with items(x):
+        hard = numpyro.sample("hard", dist.Bernoulli(0.2), infer=dict(ENUMERATE))  # new
+        flattened = beliefs * jnp.where(hard == 1, 0.3, 1.0)[..., None]  # new
+        z = numpyro.sample("z", dist.Categorical(logits=gate_logits[:, None]), infer=dict(ENUMERATE))
+        answers(z, flattened, annotations, y)
+        observe("y_ai", dist.Categorical(logits=ai_logits[:, None]), y)
 
 
 edited_guide = workload(exact(hard_items_l2d, ["z"]), site="z", lower=lower, upper=upper)
