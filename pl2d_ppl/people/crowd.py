@@ -185,7 +185,9 @@ def fit_crowd(
     people = PooledPeople.of(people_key, result, num_samples=num_samples, people=data.annotators)
     items = () if data.items is None else tuple(map(str, data.items))
     coords = {"expert": data.annotators, "category": data.classes} | ({"item": items} if items else {})
-    tree = to_datatree(tree_key, result, arrays, num_samples=num_samples, coords=coords)
+    coords |= {"person": data.annotators, "true_category": data.classes}
+    tables = {name: ["person", "true_category", "category"] for name in ("person", "person_decentered", "confusion")}
+    tree = to_datatree(tree_key, result, arrays, num_samples=num_samples, coords=coords, dims=tables)
     found = Crowd(
         result,
         people,

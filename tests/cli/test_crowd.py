@@ -50,6 +50,10 @@ def test_the_posterior_and_the_picture(found):
     _, out = found
     tree = xr.open_datatree(out / "posterior.nc", engine="h5netcdf")
     assert tree["marginals"]["y_probs"].shape == (48, 3)
+    confusion = tree["posterior"]["confusion"]
+    assert confusion.dims[2:] == ("person", "true_category", "category")
+    assert confusion["person"].values.tolist() == ["expert_0", "expert_1"]
+    np.testing.assert_allclose(confusion.sum("category"), 1, rtol=1e-5)
     assert np.asarray(Image.open(out / "people.png")).std() > 10  # not blank
 
 
