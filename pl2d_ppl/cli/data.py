@@ -97,7 +97,14 @@ def run_describe(
         lines.append(f"{name + ' part: ' if test else ''}{part.summary()}")
         lines += agreement_lines(part, found[name])
     written = [f"Written: {', '.join(map(str, pictures))}"] if pictures else []
-    return "\n".join([taken, _about(train), *lines, *written])
+    return "\n".join([taken, _about(train), *lines, *_without_truth(train), *written])
+
+
+def _without_truth(data: Annotated) -> list[str]:
+    """What can be done with annotations of named people where nothing of the truth is known."""
+    if data.num_experts == 0 or (data.y >= 0).any():
+        return []
+    return ["No truth: `pl2d crowd` infers it, and how good each person is; fit, curve and onboard need some truth."]
 
 
 def _about(data: Annotated) -> str:

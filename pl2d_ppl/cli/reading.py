@@ -244,6 +244,10 @@ def read_with_features(
             f"Expected features in {path}, found annotations only. Join them: --features FILE, a table or .npz by "
             f"item; or write all into one file: pl2d data convert {path} DATA.npz --features FILE."
         )
+    if not subset and not (train.y >= 0).any():
+        raise ValueError(
+            f"Expected some truth in {path}, found none. Infer it: pl2d crowd {path}; or add a table of it: --truth FILE."
+        )
     return train.read(), None if test is None else test.read()
 
 

@@ -73,3 +73,14 @@ def test_a_curve_of_a_crowd(tmp_path):
     result = pl2d("curve", tmp_path / "data.npz", *options)
     assert result.exit_code == 0, result.output
     assert "crowd" in result.output
+
+
+def test_what_needs_truth_names_the_command_that_infers_it(tmp_path):
+    data = toy()
+    path = tmp_path / "data.npz"
+    np.savez(path, x=data.x, annotations=data.annotations, y=np.full(data.num_items, -1))
+    for command in (("fit",), ("curve", "--steps", 2)):
+        refused(pl2d(*command[:1], path, *command[1:], "--out", tmp_path / "out"), "some truth", "pl2d crowd")
+    assert "pl2d crowd" in pl2d("data", "describe", path).stdout
+    write_npz(path, data)
+    assert "pl2d crowd" not in pl2d("data", "describe", path).stdout
