@@ -246,7 +246,7 @@ def read_with_features(
         )
     if not subset and not (train.y >= 0).any():
         raise ValueError(
-            f"Expected some truth in {path}, found none. Infer it: pl2d crowd {path}; or add a table of it: --truth FILE."
+            f"Expected some truth in {path}, found none. Infer it: pl2d crowd {path}; or add a table: --truth FILE."
         )
     return train.read(), None if test is None else test.read()
 
