@@ -19,7 +19,17 @@ class Precision(NamedTuple):
 # Half of the time of a test goes into optimisations of XLA's that tiny programs do not need.
 jax.config.update("jax_disable_most_optimizations", True)
 
+LONG = {line for line in (Path(__file__).parent / "long.txt").read_text().splitlines() if not line.startswith("#")}
+
 MOST_MAPS = 30_000  # of memory; the system allows a process some 65,000, and XLA's compiler crashes beyond
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    """Mark the tests that take long, one by one: other parameters of the same test may be quick."""
+    for item in items:
+        if item.nodeid in LONG:
+            item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture(autouse=True, scope="module")

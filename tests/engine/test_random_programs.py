@@ -91,7 +91,7 @@ def examples(count):
 
 @pytest.mark.slow
 def test_random_programs_have_the_evidence_the_marginals_and_the_bounds_of_brute_force():
-    examples(60)
+    examples(20)
 
 
 @pytest.mark.exhaustive
@@ -132,7 +132,7 @@ def of_dirichlets(count):
 
 @pytest.mark.slow
 def test_sites_in_crossed_plates_are_right_by_mean_field_and_right_or_refused_by_exact_sums():
-    of_crossed_plates(8)
+    of_crossed_plates(3)
 
 
 @pytest.mark.exhaustive

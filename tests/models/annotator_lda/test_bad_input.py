@@ -49,7 +49,7 @@ COUNTS = counts_of(VOTES, 3)
     [
         ({"votes": np.full_like(VOTES, -1)}, r"some votes in data\['votes'\], found only -1"),
         ({"votes": VOTES.astype(float)}, r"integer labels in data\['votes'\], found float64"),
-        ({"votes": VOTES + 1}, r"labels in -1..2, -1 where missing, in data\['votes'\], found 3 at item 0"),
+        ({"votes": VOTES + 1}, r"labels in -1..2, -1 where missing, in votes, found 3 at item 0"),
         ({"votes": VOTES - 1}, r"labels from -1 up, -1 where missing, in data\['votes'\], found -2"),
         ({"votes": VOTES[:, 0]}, r"votes of shape \(4, L\), one row an item"),
         ({"votes": VOTES, "counts": COUNTS}, "votes or counts, found both"),

@@ -53,7 +53,7 @@ def inferred(networks, membership, sites, options, data):
 def says(model, sites, data):
     evidence, z = log_evidence(model, params=sites)(**data), marginals(model, params=sites)(**data)["z"][:, 0]
     tr = trace(seed(condition(model, sites), KEY)).get_trace(**data)
-    right = tr["right"]["fn"].base_dist.probs
+    right = getattr(tr["right"]["fn"], "base_dist", tr["right"]["fn"]).probs  # masked, where it is observed
     return Found(evidence, z, tr["gate_logits"]["value"], right, tr["person"]["value"])
 
 
