@@ -11,7 +11,7 @@ from pl2d_ppl.plots import new_axes
 __all__ = ["plot_curve", "plot_onboarding"]
 
 # Ten methods are distinguishable; grey marks the AI and the best person alone.
-COLORS = (*(f"C{i}" for i in range(10)), "black")
+COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "black", "C8", "C9", "navy")
 MARKERS, LINES = "os^DvpPX<>h", ("-", "--", "-.")
 
 
