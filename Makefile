@@ -28,7 +28,7 @@ lint: setup  ## style, types, layers
 check: lint  ## lint, fast tests
 	$(RUN)/pytest -q -n 2 --dist loadfile -m 'not slow and not exhaustive'
 
-test: lint  ## lint, tests: some 18 minutes on two cores
+test: lint  ## lint, tests: some 15 minutes on two cores
 	$(RUN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not exhaustive'
 
 exhaustive: setup  ## every test there is: some 25 minutes
