@@ -234,7 +234,7 @@ def read_with_features(
 ) -> tuple[Annotated, Annotated | None]:
     """Read data of any format, which must have features; the truth of a subset may be unknown.
 
-    What was taken for what is told on stderr.
+    The reader prints on stderr what it took for what.
     """
     reading = reading or ReadingOptions()
     train, test, taken = reading.read(path, subset=subset)

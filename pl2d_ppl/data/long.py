@@ -96,7 +96,7 @@ class LongAnnotations:
         Returns
         -------
         LongAnnotations
-            Of the S items.
+            The annotations of the S items.
         """
         starts = np.searchsorted(self.items, np.arange(self.shape[0] + 1))
         sizes = np.diff(starts)[indices]

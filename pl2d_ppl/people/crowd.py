@@ -77,9 +77,7 @@ class Crowd:
         array, shape (M, C, 3)
             Mean, lower and upper end.
         """
-        right = np.diagonal(self.confusion, axis1=2, axis2=3)
-        tail = (1 - level) / 2
-        return np.stack([right.mean(0), *np.quantile(right, [tail, 1 - tail], axis=0)], axis=-1)
+        return _with_interval(np.diagonal(self.confusion, axis1=2, axis2=3), level)
 
     def accuracy(self, level: float = 0.9) -> NDArray:
         """Compute the probability that each person is right on the items that were learned from, with its interval.
@@ -94,9 +92,7 @@ class Crowd:
         array, shape (M, 3)
             Mean, lower and upper end; categories are as frequent as the inferred truth says.
         """
-        right = np.diagonal(self.confusion, axis1=2, axis2=3) @ self.truth_probs.mean(0)
-        tail = (1 - level) / 2
-        return np.stack([right.mean(0), *np.quantile(right, [tail, 1 - tail], axis=0)], axis=-1)
+        return _with_interval(np.diagonal(self.confusion, axis1=2, axis2=3) @ self.truth_probs.mean(0), level)
 
     def doubtful(self, number: int) -> NDArray[np.integer]:
         """Return the items to look at again: those whose most likely truth is least certain, the worst first.
@@ -198,6 +194,12 @@ def fit_crowd(
     )
     _warn_of_contradiction(found, data)
     return found
+
+
+def _with_interval(draws: NDArray, level: float) -> NDArray:
+    """Mean of draws (S, ...), and the ends of their interval, along a new last axis."""
+    tail = (1 - level) / 2
+    return np.stack([draws.mean(0), *np.quantile(draws, [tail, 1 - tail], axis=0)], axis=-1)
 
 
 def _check_heard(data: Annotated) -> None:

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from pl2d_ppl.checks.advice import advice
 from pl2d_ppl.checks.names import listed
-from pl2d_ppl.data.tables.records import Record
+from pl2d_ppl.data.tables.records import SKIP, Record
 from pl2d_ppl.data.tables.repeats import Duplicates
 
-__all__ = ["Found", "Wanted", "answers_of", "one_of", "only", "text_of"]
+__all__ = ["Found", "Wanted", "answers_of", "one_of", "only", "records_of", "text_of"]
 
 
 class Wanted(NamedTuple):
@@ -119,3 +119,8 @@ def answers_of(value: Any) -> list[str]:
     """Return the choices of one annotation; several are for the caller to refuse, or to choose among."""
     values = value if isinstance(value, list | tuple) else [value]
     return [text for text in map(text_of, values) if text is not None]
+
+
+def records_of(item: str, person: str | None, answers: Sequence[str], time: Any) -> list[Record]:
+    """Return a record for each answer of somebody who was asked, or an abstention if there is none."""
+    return [Record(item, person, answer, time) for answer in answers] or [Record(item, person, None, time, SKIP)]

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, text_of
+from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, records_of, text_of
 from pl2d_ppl.data.tables.records import AI, LABEL, SKIP, TRUTH, Record
 
 __all__ = ["flat", "is_flat", "is_tasks", "tasks"]
@@ -135,9 +135,7 @@ def flat(rows: Sequence[Mapping[str, Any]], wanted: Wanted) -> Found:
         answers = answers_of(_choices(row.get(question)))
         name, person = text_of(row.get(item)) or "", text_of(row.get("annotator"))
         time = one_of(row, ("updated_at", "created_at"))
-        records += [Record(name, person, answer, time) for answer in answers] or [
-            Record(name, person, None, time, SKIP)
-        ]
+        records += records_of(name, person, answers, time)
     told = {"item": item, "person": "annotator", "label": question, "truth": None}
     return Found("flat export of Label Studio", told, records)
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, text_of
-from pl2d_ppl.data.tables.records import SKIP, Record
+from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, records_of, text_of
+from pl2d_ppl.data.tables.records import Record
 
 __all__ = ["is_labelbox", "labelbox"]
 
@@ -49,7 +49,7 @@ def labelbox(content: Sequence[Mapping[str, Any]], wanted: Wanted) -> Found:
             details = label.get("label_details") or {}
             person, time = text_of(details.get("created_by")), details.get("created_at")
             answers = [a for c in _classified(label) if c.get("name") == question for a in _answers(c)]
-            records += [Record(item, person, a, time) for a in answers] or [Record(item, person, None, time, SKIP)]
+            records += records_of(item, person, answers, time)
     told = {"item": "global_key, external_id or id", "person": "created_by", "label": question, "truth": None}
     return Found("data rows of Labelbox", told, records)
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, text_of
-from pl2d_ppl.data.tables.records import SKIP, TRUTH, Record
+from pl2d_ppl.data.exports.found import Found, Wanted, answers_of, one_of, only, records_of, text_of
+from pl2d_ppl.data.tables.records import TRUTH, Record
 
 __all__ = ["classifications", "extractions", "is_classifications", "is_extractions", "is_reductions", "reductions"]
 
@@ -79,7 +79,7 @@ def _said(row: Row, answers: Sequence[str]) -> list[Record]:
     gold = str(row.get("gold_standard") or "").casefold() == "true"
     if gold:
         return [Record(item, None, answer, time, TRUTH) for answer in answers]
-    return [Record(item, person, answer, time) for answer in answers] or [Record(item, person, None, time, SKIP)]
+    return records_of(item, person, answers, time)
 
 
 def is_extractions(names: Sequence[str]) -> bool:

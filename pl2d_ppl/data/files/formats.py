@@ -49,7 +49,7 @@ _WRITERS: dict[str, Callable] = {
 def read_data(path: str | os.PathLike, *, subset: bool = False, **options: Any) -> tuple[Annotated, Annotated | None]:
     """Read annotated data of any format, and their test part if they have one.
 
-    Formats are told by what a file holds, not by its name.
+    The content of a file decides its format, not its name.
 
     Parameters
     ----------
